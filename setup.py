@@ -1,0 +1,43 @@
+"""The packaging of APQ; the tools' settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+PACKAGES = ("apq", "elastic_nn", "imagenet_codebase", "lut", "methods", "models", "utils")
+
+
+def version() -> str:
+    """Return the version that the package states of itself."""
+    for line in (HERE / "apq" / "__init__.py").read_text().splitlines():
+        if line.startswith("__version__"):
+            return line.split('"')[1]
+    raise RuntimeError("apq/__init__.py states no __version__")
+
+
+setup(
+    name="apq",
+    version=version(),
+    description="Joint search for network architecture, pruning and quantization policy",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=[p for name in PACKAGES for p in (name, f"{name}.*")]),
+    package_data={"lut": ["tables/*.json"], "models": ["*.pt", "*.tar", "*.json", "README.md"]},
+    install_requires=[
+        "numpy>=1.26",
+        "progress>=1.6",
+        "pyyaml>=6",  # --config files
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "digits": ["scikit-learn>=1.3"],  # the images that need no download
+        "train": ["scipy>=1.11"],  # rank correlations of the accuracy predictors
+        "dev": ["build>=1.2", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
+    },
+    entry_points={"console_scripts": ["apq=apq.cli:main"]},
+)
