@@ -1,0 +1,114 @@
+"""The folder `exps/<name>` of one found subnet and everything measured of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from apq import files
+from apq.errors import ApqError
+from apq.space import PAPER_SPACE, SearchSpace
+from apq.subnet import Subnet
+
+EXPERIMENTS_DIR = Path("exps")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment folder; its files are read when asked for."""
+
+    dir: Path
+
+    @classmethod
+    def path_for(cls, name: str, root: str | Path = EXPERIMENTS_DIR) -> Path:
+        """Return the folder of an experiment name; raises ApqError when it is not a plain name."""
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+            raise ApqError(
+                f"experiment name {name!r} is not a plain name: use letters, digits, '.', '_' "
+                f"and '-' only; the folder is made under {root}/"
+            )
+        return Path(root) / name
+
+    @classmethod
+    def check_free(cls, name: str, root: str | Path = EXPERIMENTS_DIR) -> None:
+        """Raise ApqError when the experiment exists, before hours are spent on it."""
+        path = cls.path_for(name, root)
+        if path.exists():
+            raise ApqError(
+                f"experiment {path} exists: choose another --exp_name, or replace it with --overwrite"
+            )
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        subnet: Subnet,
+        cost: float,
+        report: dict[str, Any],
+        root: str | Path = EXPERIMENTS_DIR,
+        overwrite: bool = False,
+    ) -> Experiment:
+        """Write a new experiment in one step: `arch`, `lat` and `search.json`.
+
+        `cost` is in ms or mJ, whichever the search was bound by; `report` explains the run.
+        Raises ApqError when the experiment exists (unless `overwrite`) or cannot be written; an
+        existing one is replaced only after the new one is complete.
+        """
+        path = cls.path_for(name, root)
+        if not overwrite:
+            cls.check_free(name, root)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{name}."))
+        except OSError as error:
+            raise ApqError(f"cannot write {path}: {error.strerror}") from None
+        try:
+            new = staging / "new"
+            files.write_text(new / "arch", subnet.to_json() + "\n")
+            files.write_text(new / "lat", json.dumps([cost]) + "\n")
+            files.write_json(new / "search.json", report)
+            if path.exists():
+                path.rename(staging / "old")
+            new.rename(path)
+        except OSError as error:
+            if (staging / "old").exists() and not path.exists():
+                (staging / "old").rename(path)
+            raise ApqError(f"cannot write {path}: {error.strerror}; nothing was changed") from None
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Experiment:
+        """Open an existing folder; raises ApqError when it holds no `arch`."""
+        path = Path(path)
+        if not (path / "arch").is_file():
+            known = sorted(p.parent.name for p in path.parent.glob("*/arch"))
+            hint = f"; in {path.parent} there are: {', '.join(known[:8])}" if known else ""
+            raise ApqError(f"{path} is no experiment: it has no file 'arch'{hint}")
+        return cls(path)
+
+    def subnet(self, space: SearchSpace = PAPER_SPACE) -> Subnet:
+        """Read the subnet from `arch`; raises ApqError that names the file."""
+        with files.naming(self.dir / "arch"):
+            return Subnet.from_json(files.read_text(self.dir / "arch"), space)
+
+    def report(self) -> dict[str, Any]:
+        """Return what the search wrote of itself, or an empty dict for an authors' folder."""
+        path = self.dir / "search.json"
+        return files.read_json(path) if path.exists() else {}
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where finetuning keeps its checkpoints."""
+        return self.dir / "checkpoint"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint that validation liked best."""
+        return self.checkpoint_dir / "model_best.pth.tar"

@@ -1,0 +1,84 @@
+"""Files that are whole or not there: atomic writes, and reads that fail in one clear line."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from apq.errors import ApqError
+
+
+def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Let `write` fill a file beside `path`, then move it there in one step.
+
+    On any failure, a full disk or Ctrl-C included, the old file stays as it was. Raises
+    ApqError when the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ApqError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ApqError(
+            f"cannot write {path}: {error.strerror or error}; nothing was changed"
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text atomically; raises ApqError."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
+    """Write JSON atomically; raises ApqError."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def read_text(path: str | Path) -> str:
+    """Read a text file; raises ApqError when it is missing or not text."""
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise ApqError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ApqError(f"{path} is not a text file") from None
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; raises ApqError that names the file and the place of the mistake."""
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ApqError(f"{path} is not valid JSON: {error}") from None
+
+
+def sha256(path: str | Path) -> str:
+    """Return a file's SHA-256 as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Put the file's name in front of any ApqError raised inside."""
+    try:
+        yield
+    except ApqError as error:
+        raise ApqError(f"{path}: {error}") from None

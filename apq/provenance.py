@@ -1,0 +1,61 @@
+"""What a result was made with: command, versions, machine, date; and the card beside a file."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from apq import files
+from apq.errors import ApqError
+
+
+def command_line() -> str:
+    """Return the command as it was typed."""
+    program = Path(sys.argv[0])
+    name = f"python {program.name}" if program.suffix == ".py" else program.name
+    return shlex.join([*name.split(), *sys.argv[1:]])
+
+
+def provenance() -> dict[str, Any]:
+    """Return what explains a result: plain values for JSON."""
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "numpy"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": command_line(),
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} x {platform.machine()}, {platform.system()}",
+        "versions": versions,
+    }
+
+
+def card_path(path: str | Path) -> Path:
+    """Return where the card of a file lies: `acc_quant.pt` -> `acc_quant.card.json`."""
+    path = Path(path)
+    return path.with_name(path.name.split(".")[0] + ".card.json")
+
+
+def write_card(path: str | Path, **facts: Any) -> None:
+    """Write the card of a finished file: its hash, how it was made, and the facts given."""
+    card = {"file": Path(path).name, "sha256": files.sha256(path), **facts, **provenance()}
+    files.write_json(card_path(path), card)
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Return the card of a file, or an empty dict where there is none; raises ApqError."""
+    card = card_path(path)
+    if not card.is_file():
+        return {}
+    content = files.read_json(card)
+    if not isinstance(content, dict):
+        raise ApqError(f"{card} is no card: it must hold a JSON object")
+    return content

@@ -1,0 +1,118 @@
+"""Files are whole or not there, experiments included."""
+
+import errno
+import json
+
+import pytest
+
+from apq import ApqError, Experiment, files
+from apq.subnet import smallest
+
+
+def test_write_replaces_in_one_step(tmp_path):
+    path = tmp_path / "deep" / "file"
+    files.write_text(path, "old")
+    files.write_text(path, "new")
+    assert path.read_text() == "new"
+    assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_full_disk_leaves_the_old_file(tmp_path, code):
+    path = tmp_path / "file"
+    files.write_text(path, "old")
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError(code, "No space left on device")
+
+    with pytest.raises(ApqError, match=r"cannot write .*file: No space left.*nothing was changed"):
+        files.write_atomic(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_ctrl_c_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    files.write_text(path, "old")
+
+    def interrupted(file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.write_atomic(path, interrupted)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ApqError, match="cannot write"):
+        files.write_text(tmp_path / "file" / "below", "text")
+
+
+def test_reading_names_the_file_and_the_mistake(tmp_path):
+    with pytest.raises(ApqError, match=r"cannot read .*gone: No such file"):
+        files.read_json(tmp_path / "gone")
+    (tmp_path / "bad").write_text('{"a": ')
+    with pytest.raises(ApqError, match=r"bad is not valid JSON: .*line 1"):
+        files.read_json(tmp_path / "bad")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ApqError, match="not a text file"):
+        files.read_text(tmp_path / "binary")
+    (tmp_path / "deep").write_text("[" * 100_000)
+    with pytest.raises(ApqError, match="not valid JSON"):
+        files.read_json(tmp_path / "deep")
+
+
+def make(tmp_path, **options):
+    subnet = smallest().with_bits(8)
+    return Experiment.create("found", subnet, 12.5, {"seed": 1}, root=tmp_path, **options)
+
+
+def test_an_experiment_is_in_the_paper_form(tmp_path):
+    experiment = make(tmp_path)
+    subnet = smallest().with_bits(8)
+    assert json.loads((tmp_path / "found" / "arch").read_text()) == subnet.to_paper()
+    assert json.loads((tmp_path / "found" / "lat").read_text()) == [12.5]
+    assert Experiment.open(tmp_path / "found").subnet() == subnet
+    assert experiment.report() == {"seed": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["found"]
+
+
+def test_an_existing_experiment_is_replaced_only_when_asked(tmp_path):
+    make(tmp_path)
+    (tmp_path / "found" / "checkpoint").mkdir()
+    with pytest.raises(ApqError, match="found exists.*--overwrite"):
+        make(tmp_path)
+    assert (tmp_path / "found" / "checkpoint").is_dir()
+    make(tmp_path, overwrite=True)
+    assert not (tmp_path / "found" / "checkpoint").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["found"]
+
+
+def test_a_failed_replacement_leaves_the_old_experiment(tmp_path, monkeypatch):
+    make(tmp_path)
+
+    def fail(path, value, indent=1):
+        raise ApqError(f"cannot write {path}: No space left on device; nothing was changed")
+
+    monkeypatch.setattr(files, "write_json", fail)
+    with pytest.raises(ApqError, match="No space left"):
+        make(tmp_path, overwrite=True)
+    assert Experiment.open(tmp_path / "found").report() == {"seed": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["found"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "../up", "", ".hidden", "/abs", "a b", "-flag"])
+def test_a_name_with_a_path_in_it_is_refused(tmp_path, name):
+    with pytest.raises(ApqError, match="not a plain name"):
+        Experiment.create(name, smallest(), 1.0, {}, root=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_opening_what_is_no_experiment_names_those_there_are(tmp_path):
+    make(tmp_path)
+    with pytest.raises(ApqError, match=r"it has no file 'arch'.*there are: found"):
+        Experiment.open(tmp_path / "fond")
