@@ -1,0 +1,226 @@
+"""The table of layer costs of one accelerator at one image size: build, look up, read, write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from apq import files
+from apq.errors import ApqError, closest
+from apq.space import PAPER_SPACE, SearchSpace
+from lut.accelerator import Accelerator
+from lut.bitfusion import (
+    COMPONENTS,
+    MODEL_VERSION,
+    LayerCost,
+    Progress,
+    layer_cost,
+    layer_costs,
+)
+from lut.compare import LargestDifference, TableDiff, diff
+from lut.layers import Layer, check_image_size, fixed_layers, space_layers
+from lut.lookup import missing_entry
+from lut.parsing import parse
+
+__all__ = [
+    "LargestDifference",
+    "Table",
+    "TableDiff",
+    "build",
+    "diff",
+    "for_image_size",
+    "load",
+    "save",
+]
+
+SHIPPED_DIR = Path(__file__).parent / "tables"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Layer costs by key; two entries, `head` and `tail`, are layers that every subnet has."""
+
+    layers: dict[str, dict[str, float]]
+    """Key -> `{"latency": ms, "energy": mJ}`, as in the authors' file."""
+    components: dict[str, dict[str, float]] | None
+    """Key -> energy in mJ of each of `lut.bitfusion.COMPONENTS`; None in the authors' file."""
+    image_size: int
+    accelerator: Accelerator
+    """The default one for the authors' file, which does not tell."""
+    model_version: int | None
+    """`lut.bitfusion.MODEL_VERSION` when the table was built; None in the authors' file."""
+
+    def cost(self, layer: Layer, w_bits: int, a_bits: int) -> dict[str, float]:
+        """Return `{"latency": ms, "energy": mJ}` of a layer.
+
+        Raises ApqError that names the layer, the nearest entries and how to get a table with it.
+        """
+        entry = self.layers.get(layer.key(w_bits, a_bits))
+        if entry is None:
+            raise missing_entry(
+                layer, w_bits, a_bits, self.layers, self.image_size, self.accelerator
+            )
+        return entry
+
+    def fixed(
+        self, name: str, space: SearchSpace = PAPER_SPACE, n_classes: int = 1000
+    ) -> dict[str, float]:
+        """Return `{"latency": ms, "energy": mJ}` of a layer that no subnet changes.
+
+        `name` is a key of `lut.layers.fixed_layers`. The table holds `head` and `tail`; the
+        others are computed, for `space` and `n_classes`. Raises ApqError for another name.
+        """
+        if name in ("head", "tail"):
+            return self.layers[name]
+        return _entry(self._fixed_cost(name, space, n_classes))
+
+    def fixed_components(
+        self, name: str, space: SearchSpace = PAPER_SPACE, n_classes: int = 1000
+    ) -> dict[str, float] | None:
+        """Return a fixed layer's energy in mJ by component, None where the table has none."""
+        if self.components is None:
+            return None
+        if name in ("head", "tail"):
+            return self.components[name]
+        return self._fixed_cost(name, space, n_classes).components
+
+    def _fixed_cost(self, name: str, space: SearchSpace, n_classes: int) -> LayerCost:
+        layers = fixed_layers(space, self.image_size, n_classes)
+        if name not in layers:
+            raise ApqError(
+                f"no fixed layer '{name}'{closest(name, layers)}; there are {', '.join(layers)}"
+            )
+        return layer_cost(layers[name], space.fixed_bits, space.fixed_bits, self.accelerator)
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the layers' costs: equal tables have equal digests."""
+        lines = (
+            f"{key} {e['latency']!r} {e['energy']!r}\n" for key, e in sorted(self.layers.items())
+        )
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def current(self) -> bool:
+        """Whether this version of the code, with its default accelerator, would build the same."""
+        return self.model_version == MODEL_VERSION and self.accelerator == Accelerator()
+
+
+def build(
+    image_size: int = 224,
+    space: SearchSpace = PAPER_SPACE,
+    accelerator: Accelerator | None = None,
+    progress: Progress | None = None,
+) -> Table:
+    """Compute the cost of every layer that the space can ask for, in about a second.
+
+    Layers that the accelerator cannot run have no entry. `progress` is called with the number
+    of convolutions done and their total. Raises ApqError on a bad image size, or when the head
+    or the tail cannot run.
+    """
+    accelerator = accelerator or Accelerator()
+    wanted = {
+        layer.key(w_bits, a_bits): (layer, w_bits, a_bits)
+        for layer in dict.fromkeys(space_layers(space, image_size))
+        for w_bits in space.bits
+        for a_bits in space.bits
+    }
+    found = layer_costs(wanted.values(), accelerator, progress=progress)
+    costs = {key: cost for key, cost in zip(wanted, found, strict=True) if cost is not None}
+    fixed = fixed_layers(space, image_size)
+    for name, im2col in (("head", True), ("tail", False)):
+        costs[name] = layer_cost(
+            fixed[name], space.fixed_bits, space.fixed_bits, accelerator, im2col
+        )
+    return Table(
+        layers={key: _entry(cost) for key, cost in costs.items()},
+        components={key: cost.components for key, cost in costs.items()},
+        image_size=image_size,
+        accelerator=accelerator,
+        model_version=MODEL_VERSION,
+    )
+
+
+def load(path: str | Path) -> Table:
+    """Read a table that `save` wrote, or the authors' file; raises ApqError naming the entry.
+
+    The authors' file does not tell its image size: it is twice the largest side of its layers.
+    """
+    data = files.read_json(path)
+    with files.naming(path):
+        return Table(**parse(data))
+
+
+def save(table: Table, path: str | Path) -> None:
+    """Write a table atomically, one entry a line; raises ApqError when it cannot be written."""
+    files.write_text(path, "\n".join(_lines(table)) + "\n")
+
+
+def for_image_size(image_size: int) -> Table:
+    """Return the default accelerator's table: the shipped one, the user's cached one, or a new one.
+
+    A new one is announced on stderr and kept in the cache if it can be. A file that another
+    version of the model wrote is not used. Raises ApqError on a bad image size.
+    """
+    check_image_size(image_size)
+    name = f"bitfusion_{image_size}.json"
+    cached = cache_dir() / name
+    for path in (SHIPPED_DIR / name, cached):
+        table = _load_current(path, image_size)
+        if table:
+            return table
+    print(f"building the cost table for image size {image_size}: {cached}", file=sys.stderr)
+    table = build(image_size)
+    try:
+        save(table, cached)
+    except ApqError as error:
+        print(f"the table is not kept: {error}", file=sys.stderr)
+    return table
+
+
+def cache_dir() -> Path:
+    """Return the folder of tables built on demand: $XDG_CACHE_HOME/apq, or ~/.cache/apq."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has relative paths ignored.
+    return (Path(base) if os.path.isabs(base) else Path(os.path.expanduser("~/.cache"))) / "apq"
+
+
+def _load_current(path: Path, image_size: int) -> Table | None:
+    """Return the table in a file, None when it is missing, damaged or out of date."""
+    try:
+        table = load(path)
+    except ApqError:
+        return None  # Whatever is wrong with a cached file, building it anew mends it.
+    return table if table.current and table.image_size == image_size else None
+
+
+def _entry(cost: LayerCost) -> dict[str, float]:
+    return {"latency": cost.latency_ms, "energy": cost.energy_mj}
+
+
+def _lines(table: Table) -> Iterator[str]:
+    """Yield the lines of a table's file; one without components is in the authors' format."""
+    if table.components is None:
+        yield from _object_lines(table.layers, "")
+        return
+    yield "{"
+    yield f'"model_version": {json.dumps(table.model_version)},'
+    yield f'"image_size": {table.image_size},'
+    yield f'"accelerator": {json.dumps(table.accelerator.to_dict(), indent=1)},'
+    yield f'"component_names": {json.dumps(COMPONENTS)},'
+    yield '"layers":'
+    yield from _object_lines(table.layers, ",")
+    yield '"components":'
+    rows = {key: list(energies.values()) for key, energies in table.components.items()}
+    yield from _object_lines(rows, "")
+    yield "}"
+
+
+def _object_lines(entries: dict, end: str) -> Iterator[str]:
+    yield "{"
+    yield ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items())
+    yield "}" + end
