@@ -1,0 +1,139 @@
+"""The accuracy predictor: a small MLP from a subnet's features to its accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from apq import files
+from apq.errors import ApqError
+from apq.provenance import card_path, read_card
+from apq.space import PAPER_SPACE, SearchSpace, as_genes
+from apq.subnet import Subnet
+from utils import checkpoint
+from utils.converter import Converter
+
+HIDDEN = 400
+QUANTIZED_NAME = "acc_quant.pt"
+# Bounds the memory of a large query: 4096 rows of features take 12 MB.
+PREDICT_BATCH = 4096
+
+
+class AccuracyPredictor(nn.Module):
+    """The paper's predictor: h = ReLU(W0 a + b0) + (Wq q + bq), two hidden layers, one number.
+
+    a are the architecture's features, q those of the bits. A full-precision predictor
+    (`quantized=False`) has no Wq and ignores the bits. The parameters' names are those of the
+    authors' `acc_quant.pt` and `acc.pt`. `card` says what it was trained on, as far as known.
+    """
+
+    def __init__(
+        self, space: SearchSpace = PAPER_SPACE, hidden: int = HIDDEN, quantized: bool = True
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.quantized = quantized
+        self.card: dict[str, Any] = {}
+        self.converter = Converter(space)
+        n_inputs = (self.converter.n_arch_features, hidden, hidden)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(n, hidden), nn.ReLU(inplace=True)) for n in n_inputs
+        )
+        if quantized:
+            self.quantize_fc = nn.Linear(self.converter.n_bit_features, hidden)
+        self.regressor = nn.Linear(hidden, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return accuracies (N,), about 0..1, for features (N, n_features)."""
+        n_arch = self.converter.n_arch_features
+        x = self.layers[0](features[:, :n_arch])
+        if self.quantized:
+            x = x + self.quantize_fc(features[:, n_arch:])
+        for layer in self.layers[1:]:
+            x = layer(x)
+        return self.regressor(x).squeeze(-1)
+
+    def predict(self, subnets: np.ndarray | Sequence[Subnet]) -> np.ndarray:
+        """Return predicted accuracies in 0..1, float64 (N,), of subnets or genes (N, n_genes).
+
+        A subnet without bits reads as one with the widest bits. Raises ApqError when the genes
+        are not of the predictor's space.
+        """
+        genes = as_genes(self.space, subnets)
+        accuracy = np.empty(len(genes))
+        device = self.regressor.weight.device
+        with torch.inference_mode():
+            for start in range(0, len(genes), PREDICT_BATCH):
+                part = slice(start, start + PREDICT_BATCH)
+                features = torch.from_numpy(self.converter.features(genes[part])).to(device)
+                accuracy[part] = self(features).cpu().numpy()
+        return accuracy
+
+    # ---- files ----
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        space: SearchSpace = PAPER_SPACE,
+        *,
+        name: str = QUANTIZED_NAME,
+        hidden: int = HIDDEN,
+    ) -> AccuracyPredictor:
+        """Load a predictor from a file, or from the file `name` of a folder.
+
+        Whether it is quantized shows in its weights. Raises ApqError when the file is missing or
+        damaged, or when a weight is missing, foreign, of another shape or not finite.
+        """
+        path = _find(Path(path), name)
+        weights = checkpoint.state_dict(checkpoint.load(path))
+        quantized = any(str(key).startswith("quantize_fc.") for key in weights)
+        predictor = cls(space, hidden, quantized)
+        with files.naming(path):
+            _check(weights, predictor.state_dict())
+        predictor.load_state_dict(weights)
+        predictor.card = read_card(path)
+        return predictor.to(device).eval()
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights atomically and drop an older card; raises ApqError."""
+        checkpoint.save(path, {key: value.cpu() for key, value in self.state_dict().items()})
+        card_path(path).unlink(missing_ok=True)  # it would describe other weights
+
+
+def _find(path: Path, name: str) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ApqError(f"no accuracy predictor at {path}: there is no such file or folder")
+    if (path / name).is_file():
+        return path / name
+    known = ", ".join(sorted(file.name for file in path.glob("*.pt"))) or "none"
+    raise ApqError(f"no accuracy predictor {name} in {path}; its .pt files: {known}")
+
+
+def _check(weights: dict[str, Any], expected: dict[str, Tensor]) -> None:
+    """Raise ApqError at the first weight that a predictor of this space cannot take."""
+    for key, tensor in expected.items():
+        value = weights.get(key)
+        if value is None:
+            raise ApqError(f"no accuracy predictor of this search space: '{key}' is missing")
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        if shape != tuple(tensor.shape):
+            raise ApqError(
+                f"no accuracy predictor of this search space: "
+                f"'{key}' is {shape}; expected {tuple(tensor.shape)}"
+            )
+        if not torch.isfinite(value).all():
+            raise ApqError(f"'{key}' holds values that are not finite; train the predictor again")
+    foreign = sorted(map(str, weights.keys() - expected.keys()))
+    if foreign:
+        raise ApqError(
+            f"no accuracy predictor of this search space: it has an unknown '{foreign[0]}'"
+        )

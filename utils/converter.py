@@ -1,0 +1,54 @@
+"""The encoder: genes as the one-hot features that the accuracy predictor reads."""
+
+import numpy as np
+
+from apq.errors import ApqError
+from apq.space import BIT_FIELDS, BLOCK_FIELDS, SearchSpace
+
+
+def check_genes(space: SearchSpace, genes: np.ndarray) -> None:
+    """Raise ApqError unless `genes` is an integer array (N, n_genes) of valid choice indices."""
+    if genes.ndim != 2 or genes.shape[1] != space.n_genes or genes.dtype.kind not in "iu":
+        raise ApqError(
+            f"genes have shape {genes.shape} and type {genes.dtype}; "
+            f"expected integers of shape (N, {space.n_genes})"
+        )
+    wrong = (genes < 0) | (genes >= space.gene_sizes)
+    if wrong.any():
+        n, g = np.argwhere(wrong)[0]
+        raise ApqError(
+            f"gene {g} of row {n} is {genes[n, g]}; it has {space.gene_sizes[g]} choices"
+        )
+
+
+class Converter:
+    """Encodes the genes of one space; every block field of every block is one one-hot group.
+
+    The groups stand in the order of the gene columns: kernels, widths, then the four bit
+    widths. Depths have no features of their own: a block that they leave out is all zeros.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        sizes = space.gene_sizes[space.n_stages :]
+        ends = np.cumsum(sizes)
+        self._starts = ends - sizes
+        n_bit_genes = len(BIT_FIELDS) * space.n_blocks
+        self.n_features = int(ends[-1])
+        self.n_bit_features = int(sizes[-n_bit_genes:].sum())
+        self.n_arch_features = self.n_features - self.n_bit_features
+
+    def features(self, genes: np.ndarray) -> np.ndarray:
+        """Return one-hot features, float32 of shape (N, n_features), for genes (N, n_genes).
+
+        The first `n_arch_features` describe the architecture, the rest the bits. Raises
+        ApqError when the genes are not of this space.
+        """
+        check_genes(self.space, genes)
+        n = len(genes)
+        features = np.zeros((n, self.n_features), dtype=np.float32)
+        positions = genes[:, self.space.n_stages :] + self._starts
+        positions += self.n_features * np.arange(n)[:, None]
+        active = np.tile(self.space.active(genes), len(BLOCK_FIELDS))
+        features.reshape(-1)[positions] = active
+        return features

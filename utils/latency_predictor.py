@@ -1,0 +1,304 @@
+"""What subnets cost: latency and energy on the accelerator, bit operations and model size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+
+from apq.errors import ApqError, closest
+from apq.space import BIT_FIELDS, PAPER_SPACE, Block, SearchSpace, as_genes
+from apq.subnet import Subnet
+from lut import table as lut_table
+from lut.complexity import bitops, size_bytes
+from lut.layers import Layer, block_layers, fixed_layers, input_sizes
+from utils.converter import check_genes
+
+CostType = Literal["latency", "energy", "bitops", "size"]
+Accounting = Literal["paper", "full"]
+UNITS: dict[str, str] = {"latency": "ms", "energy": "mJ", "bitops": "BitOps", "size": "bytes"}
+BLOCK_LAYER_NAMES = ("expand", "depthwise", "project")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostRow:
+    """One layer of a subnet and all that it costs."""
+
+    block: int | None
+    """Number of the block, from 1; None for a layer that no subnet changes."""
+    name: str
+    """`expand`, `depthwise`, `project`, or the name of a fixed layer (`lut.layers`)."""
+    layer: Layer
+    width: int | None
+    """Expanded channels of the block; None for a fixed layer."""
+    w_bits: int
+    a_bits: int
+    latency_ms: float
+    energy_mj: float
+    components: dict[str, float] | None
+    """Energy in mJ of each part of the accelerator; None if the table does not tell."""
+    bitops: int
+    size_bytes: float
+
+    @property
+    def kernel(self) -> int:
+        """Side of the layer's filters."""
+        return self.layer.kernel
+
+
+class LatencyPredictor:
+    """Adds up the costs of subnets' layers, for thousands of subnets at once.
+
+    `type` says which cost: `latency` in ms, `energy` in mJ, `bitops` or `size` in bytes
+    (conventions: lut.complexity). `accounting` says which fixed layers count in latency and
+    energy: `paper` the head and the tail, as the authors' numbers do; `full` all five. Bit
+    operations and size are always the whole network's, with a classifier of `n_classes`.
+    Subnets without bits cost as much as those with the widest ones. `table` replaces the
+    default accelerator's; raises ApqError when it is not for this image size or space.
+    """
+
+    def __init__(
+        self,
+        type: CostType = "latency",
+        image_size: int = 224,
+        space: SearchSpace = PAPER_SPACE,
+        table: lut_table.Table | None = None,
+        accounting: Accounting = "paper",
+        n_classes: int = 1000,
+    ) -> None:
+        _check_choice("cost type", type, get_args(CostType))
+        _check_choice("accounting", accounting, get_args(Accounting))
+        self.type = type
+        self.image_size = image_size
+        self.space = space
+        self.accounting = accounting
+        self.n_classes = n_classes
+        if table is not None:
+            _check_table(table, image_size)
+            self.table = table
+        self._input_sizes = input_sizes(space, image_size)
+        self.fixed_cost = self._sum_fixed_layers()
+        self._build_gather_tables()
+
+    @property
+    def unit(self) -> str:
+        """Unit of the cost: `ms`, `mJ`, `BitOps` or `bytes`."""
+        return UNITS[self.type]
+
+    @cached_property
+    def table(self) -> lut_table.Table:
+        """The table of layer costs; read, or built, when first needed."""
+        if self.space == PAPER_SPACE:
+            return lut_table.for_image_size(self.image_size)
+        return lut_table.build(self.image_size, self.space)
+
+    def predict(self, subnets: np.ndarray | Sequence[Subnet]) -> np.ndarray:
+        """Return costs, float64 (N,) in `unit`, of subnets or genes (N, n_genes).
+
+        Infinite for genes that ask for what the accelerator cannot run. Raises ApqError when
+        the genes are not of the predictor's space.
+        """
+        genes = as_genes(self.space, subnets)
+        check_genes(self.space, genes)
+        kernel, width, pw_w, pw_a, dw_w, dw_a = (
+            genes[:, self.space.columns[name]] for name in ("kernels", "widths", *BIT_FIELDS)
+        )
+        n_bits = len(self.space.bits)
+        pw_index = (width * n_bits + pw_w) * n_bits + pw_a
+        dw_index = ((kernel * self._n_widths + width) * n_bits + dw_w) * n_bits + dw_a
+        cost = self._pw_flat[self._pw_starts + pw_index]
+        cost += self._dw_flat[self._dw_starts + dw_index]
+        cost[~self.space.active(genes)] = 0.0
+        return cost.sum(axis=1) + self.fixed_cost
+
+    def breakdown(self, subnet: Subnet) -> list[CostRow]:
+        """Return a row for each layer that the cost counts, in the order they run.
+
+        The rows' `latency_ms`, `energy_mj`, `bitops` or `size_bytes` add up to `predict`.
+        Raises ApqError that names a layer which the table lacks.
+        """
+        if subnet.space != self.space:
+            raise ApqError("the subnet belongs to another search space than the cost model")
+        subnet = subnet if subnet.quantized else subnet.with_bits(self.space.bits[-1])
+        fixed = self._fixed_rows()
+        before = [row for row in fixed if row.name not in ("tail", "classifier")]
+        blocks = [row for block in subnet.active_blocks for row in self._block_rows(subnet, block)]
+        return before + blocks + fixed[len(before) :]
+
+    def minimum(self) -> tuple[float, Subnet]:
+        """Return the cost of the cheapest subnet of the space, and that subnet; exact."""
+        return self._extreme(sign=1)
+
+    def maximum(self) -> tuple[float, Subnet]:
+        """Return the cost of the dearest subnet of the space, and that subnet; exact."""
+        return self._extreme(sign=-1)
+
+    # ---- gather tables: the cost of every choice of every block, flat ----
+
+    def _build_gather_tables(self) -> None:
+        """Lay out pw[block][width, w, a] and dw[block][kernel, width, w, a]; inf if illegal."""
+        known: dict[tuple, tuple[np.ndarray, np.ndarray]] = {}  # Most blocks have a twin.
+        self._pw: list[np.ndarray] = []
+        self._dw: list[np.ndarray] = []
+        for block, size in zip(self.space.blocks, self._input_sizes, strict=True):
+            kind = (block.in_channels, block.out_channels, block.stride, block.widths, size)
+            if kind not in known:
+                known[kind] = self._block_tables(block, size)
+            pw, dw = known[kind]
+            self._pw.append(pw)
+            self._dw.append(dw)
+        self._n_widths = np.array([len(block.widths) for block in self.space.blocks])
+        self._pw_flat, self._pw_starts = _flatten(self._pw)
+        self._dw_flat, self._dw_starts = _flatten(self._dw)
+
+    def _block_tables(self, block: Block, input_size: int) -> tuple[np.ndarray, np.ndarray]:
+        kernels = self.space.kernels
+        pw, dw = [], []
+        for width in block.widths:
+            expand, _, project = block_layers(block, input_size, kernels[0], width)
+            pw.append(self._bit_costs(expand) + self._bit_costs(project))
+        for kernel in kernels:
+            layers = [block_layers(block, input_size, kernel, width)[1] for width in block.widths]
+            dw.append([self._bit_costs(layer) for layer in layers])
+        pw_costs, dw_costs = np.array(pw), np.array(dw)
+        dw_costs[np.broadcast_to(~self.space.allowed[:, None, None, :], dw_costs.shape)] = np.inf
+        for costs in (pw_costs, dw_costs):
+            if not np.isfinite(costs).any():
+                # Nothing of this block can run: let the table say what it lacks, and the remedy.
+                w_bits = self.space.bits[-1]
+                for layer in block_layers(block, input_size, kernels[0], block.widths[0]):
+                    self.table.cost(layer, w_bits, w_bits)
+        return pw_costs, dw_costs
+
+    def _bit_costs(self, layer: Layer) -> np.ndarray:
+        """Return a layer's cost at each (weight bits, activation bits), shape (bits, bits)."""
+        bits = self.space.bits
+        return np.array([[self._layer_cost(layer, w, a) for a in bits] for w in bits])
+
+    def _layer_cost(self, layer: Layer, w_bits: int, a_bits: int) -> float:
+        if self.type == "bitops":
+            return float(bitops(layer, w_bits, a_bits))
+        if self.type == "size":
+            return size_bytes(layer, w_bits)
+        entry = self.table.layers.get(layer.key(w_bits, a_bits))
+        return entry[self.type] if entry else np.inf
+
+    # ---- extremes: costs add up, so each block and each stage can be decided by itself ----
+
+    def _extreme(self, sign: int) -> tuple[float, Subnet]:
+        genes = np.zeros((1, self.space.n_genes), dtype=np.int64)
+        best = np.empty(self.space.n_blocks)
+        for b in range(self.space.n_blocks):
+            best[b], choices = _best_choices(self._pw[b], self._dw[b], sign)
+            for name, choice in choices.items():
+                genes[0, self.space.columns[name].start + b] = choice
+        first = 0
+        for s, stage in enumerate(self.space.stages):
+            of_stage = best[first : first + stage.max_depth]
+            genes[0, s] = np.argmin([sign * of_stage[:depth].sum() for depth in stage.depths])
+            first += stage.max_depth
+        return float(self.predict(genes)[0]), self.space.decode(genes)[0]
+
+    # ---- the fixed layers, and rows ----
+
+    def _fixed_layers(self) -> dict[str, Layer]:
+        """Return the fixed layers that the cost counts, by name."""
+        layers = fixed_layers(self.space, self.image_size, self.n_classes)
+        if self.accounting == "full" or self.type in ("bitops", "size"):
+            return layers
+        return {name: layers[name] for name in ("head", "tail")}
+
+    def _sum_fixed_layers(self) -> float:
+        if self.type in ("latency", "energy"):
+            costs = [
+                self.table.fixed(name, self.space, self.n_classes) for name in self._fixed_layers()
+            ]
+            return sum(cost[self.type] for cost in costs)
+        bits = self.space.fixed_bits
+        return sum(self._layer_cost(layer, bits, bits) for layer in self._fixed_layers().values())
+
+    def _fixed_rows(self) -> list[CostRow]:
+        rows = []
+        bits = (self.space.fixed_bits,) * 2
+        for name, layer in self._fixed_layers().items():
+            cost = self.table.fixed(name, self.space, self.n_classes)
+            components = self.table.fixed_components(name, self.space, self.n_classes)
+            rows.append(_row(None, name, layer, None, bits, cost, components))
+        return rows
+
+    def _block_rows(self, subnet: Subnet, block: Block) -> list[CostRow]:
+        i = block.index
+        size, width = self._input_sizes[i], subnet.widths[i]
+        pw_bits = (subnet.pw_w_bits[i], subnet.pw_a_bits[i])
+        dw_bits = (subnet.dw_w_bits[i], subnet.dw_a_bits[i])
+        layers = block_layers(block, size, subnet.kernels[i], width)
+        rows = []
+        for name, layer in zip(BLOCK_LAYER_NAMES, layers, strict=True):
+            bits = dw_bits if name == "depthwise" else pw_bits
+            cost = self.table.cost(layer, *bits)
+            components = self.table.components and self.table.components[layer.key(*bits)]
+            rows.append(_row(i + 1, name, layer, width, bits, cost, components))
+        return rows
+
+
+def _row(
+    block: int | None,
+    name: str,
+    layer: Layer,
+    width: int | None,
+    bits: tuple[int, int],
+    cost: dict[str, float],
+    components: dict[str, float] | None,
+) -> CostRow:
+    w_bits, a_bits = bits
+    return CostRow(
+        block=block,
+        name=name,
+        layer=layer,
+        width=width,
+        w_bits=w_bits,
+        a_bits=a_bits,
+        latency_ms=cost["latency"],
+        energy_mj=cost["energy"],
+        components=components,
+        bitops=bitops(layer, w_bits, a_bits),
+        size_bytes=size_bytes(layer, w_bits),
+    )
+
+
+def _best_choices(pw: np.ndarray, dw: np.ndarray, sign: int) -> tuple[float, dict[str, int]]:
+    """Return the least (sign 1) or greatest (sign -1) cost of a block, and its choices.
+
+    Only the width ties the pointwise layers to the depthwise one.
+    """
+    pw, dw = (np.where(np.isfinite(costs), sign * costs, np.inf) for costs in (pw, dw))
+    width = int(np.argmin(pw.min(axis=(1, 2)) + dw.min(axis=(0, 2, 3))))
+    pw, dw = pw[width], dw[:, width]
+    pw_w, pw_a = np.unravel_index(np.argmin(pw), pw.shape)
+    kernel, dw_w, dw_a = np.unravel_index(np.argmin(dw), dw.shape)
+    choices = dict(zip(BIT_FIELDS, map(int, (pw_w, pw_a, dw_w, dw_a)), strict=True))
+    return sign * (pw.min() + dw.min()), {"kernels": int(kernel), "widths": width, **choices}
+
+
+def _flatten(tables: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return all tables as one flat array, and where each of them starts."""
+    ends = np.cumsum([table.size for table in tables])
+    return np.concatenate([table.ravel() for table in tables]), np.array([0, *ends[:-1]])
+
+
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ApqError(
+            f"no {what} '{value}'{closest(str(value), choices)}; there are {', '.join(choices)}"
+        )
+
+
+def _check_table(table: lut_table.Table, image_size: int) -> None:
+    if table.image_size != image_size:
+        raise ApqError(
+            f"the table is for image size {table.image_size}, not {image_size}: choose another "
+            f"table, or make one with `apq lut build --image_size {image_size}`"
+        )
