@@ -1,0 +1,181 @@
+"""Layers whose active part can shrink and whose inputs and weights can be quantized.
+
+One set of classes serves full precision (no bits set), quantization, the supernet and the
+extracted subnet: a layer built with a single choice is a plain one.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from elastic_nn.modules.quantizers import fake_quantize
+
+INITIAL_ACTIVATION_RANGE = 6.0  # the ceiling of ReLU6
+
+
+class QuantizedLayer(nn.Module):
+    """Base of every layer with weights: quantizes input and filter when bits are set.
+
+    `activation_range` (1,) is learned; `weight_range` (1,) is 0 until it is calibrated, which
+    reads as the largest magnitude of the active filter.
+    """
+
+    def init_quantizer(self, signed_input: bool) -> None:
+        """Add the quantizer's state; `signed_input` tells an input that no ReLU has passed."""
+        self.signed_input = signed_input
+        self.w_bits: int | None = None
+        self.a_bits: int | None = None
+        self.activation_range = nn.Parameter(torch.full((1,), INITIAL_ACTIVATION_RANGE))
+        self.register_buffer("weight_range", torch.zeros(1))
+
+    def set_bits(self, w_bits: int | None, a_bits: int | None) -> None:
+        """Choose the bit widths of weights and input; None leaves them in full precision."""
+        self.w_bits, self.a_bits = w_bits, a_bits
+
+    def active_filter(self, in_channels: int) -> torch.Tensor:
+        """Return the filter the active subnet uses, before quantization."""
+        return self.weight
+
+    def quantized_input(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the input as the accelerator would see it."""
+        if self.a_bits is None:
+            return x
+        return fake_quantize(x, self.activation_range, self.a_bits, self.signed_input)
+
+    def quantized_filter(self, in_channels: int) -> torch.Tensor:
+        """Return the active filter as the accelerator would see it."""
+        weight = self.active_filter(in_channels)
+        if self.w_bits is None:
+            return weight
+        limit = torch.where(
+            self.weight_range > 0, self.weight_range, weight.detach().abs().max().reshape(1)
+        )
+        return fake_quantize(weight, limit, self.w_bits, signed=True)
+
+    def active_state(self, in_channels: int) -> dict[str, torch.Tensor]:
+        """Return the state dict of a compact layer that computes the same."""
+        state = {
+            "weight": self.active_filter(in_channels),
+            "activation_range": self.activation_range,
+            "weight_range": self.weight_range,
+        }
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+class ElasticConv2d(QuantizedLayer, nn.Conv2d):
+    """A dense convolution that runs with its first input and its first output channels."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int = 1,
+        stride: int = 1,
+        signed_input: bool = False,
+    ) -> None:
+        nn.Conv2d.__init__(self, in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+        self.init_quantizer(signed_input)
+        self.active_out_channels = out_channels
+
+    def active_filter(self, in_channels: int) -> torch.Tensor:
+        """Return the first channels' filter, shape (out, in, K, K)."""
+        return self.weight[: self.active_out_channels, :in_channels]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve (N, C, H, W)."""
+        weight = self.quantized_filter(x.size(1))
+        return F.conv2d(self.quantized_input(x), weight, None, self.stride, self.padding)
+
+
+class ElasticDepthwiseConv2d(QuantizedLayer, nn.Conv2d):
+    """A depthwise convolution with elastic channels and kernel size.
+
+    A smaller kernel is the centre of the next larger one through a learned matrix, named
+    `7to5_matrix` and so on, shape (k*k, k*k); the identity at the start (the paper, and
+    once-for-all, ICLR 2020).
+    """
+
+    def __init__(self, channels: int, kernels: tuple[int, ...], stride: int) -> None:
+        largest = max(kernels)
+        nn.Conv2d.__init__(
+            self,
+            channels,
+            channels,
+            largest,
+            stride,
+            largest // 2,
+            groups=channels,
+            bias=False,
+        )
+        self.init_quantizer(signed_input=False)
+        self.kernels = tuple(sorted(kernels))
+        self.active_kernel = largest
+        for small, large in zip(self.kernels, self.kernels[1:], strict=False):
+            matrix = nn.Parameter(torch.eye(small * small))
+            self.register_parameter(f"{large}to{small}_matrix", matrix)
+
+    def active_filter(self, in_channels: int) -> torch.Tensor:
+        """Return the transformed filter, shape (C, 1, k, k)."""
+        weight = self.weight[:in_channels]
+        descending = self.kernels[::-1]
+        for large, small in zip(descending, descending[1:], strict=False):
+            if large <= self.active_kernel:
+                break
+            margin = (large - small) // 2
+            centre = weight[:, :, margin:-margin, margin:-margin].reshape(-1, small * small)
+            matrix = getattr(self, f"{large}to{small}_matrix")
+            weight = F.linear(centre, matrix).view(-1, 1, small, small)
+        return weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Convolve (N, C, H, W)."""
+        channels = x.size(1)
+        weight = self.quantized_filter(channels)
+        x, padding = self.quantized_input(x), self.active_kernel // 2
+        return F.conv2d(x, weight, None, self.stride, padding, groups=channels)
+
+
+class QuantizedLinear(QuantizedLayer, nn.Linear):
+    """The classifier."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        nn.Linear.__init__(self, in_features, out_features)
+        self.init_quantizer(signed_input=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N, in_features) to (N, out_features)."""
+        return F.linear(self.quantized_input(x), self.quantized_filter(x.size(1)), self.bias)
+
+    def active_state(self, in_channels: int) -> dict[str, torch.Tensor]:
+        """Return the state dict of a compact layer that computes the same."""
+        return super().active_state(in_channels) | {"bias": self.bias.detach().clone()}
+
+
+class ElasticBatchNorm2d(nn.BatchNorm2d):
+    """Batch normalization of the first channels; eps and momentum are the paper's."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-3, momentum=0.1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalize (N, C, H, W)."""
+        c = x.size(1)
+        return F.batch_norm(
+            x,
+            self.running_mean[:c],
+            self.running_var[:c],
+            self.weight[:c],
+            self.bias[:c],
+            self.training,
+            self.momentum,
+            self.eps,
+        )
+
+    def active_state(self, channels: int) -> dict[str, torch.Tensor]:
+        """Return the state dict of a compact layer that computes the same."""
+        return {
+            name: (tensor[:channels] if tensor.dim() else tensor).detach().clone()
+            for name, tensor in self.state_dict().items()
+        }

@@ -1,0 +1,78 @@
+"""One step of supernet training."""
+
+import pytest
+import torch
+
+from apq.subnet import largest
+from elastic_nn.networks import OnceForAllNet
+from elastic_nn.training import SandwichSettings, SandwichStep, calibrate_activations
+
+
+@pytest.fixture
+def net(tiny_space):
+    torch.manual_seed(0)
+    return OnceForAllNet(tiny_space, n_classes=4)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(8, 3, 32, 32, generator=generator), torch.arange(8) % 4
+
+
+def test_the_same_key_draws_the_same_subnets(net):
+    step = SandwichStep(net, SandwichSettings(quantized_share=0.5, n_random=3))
+    first = step.subnets((0, 1, 2))
+    assert first == step.subnets((0, 1, 2))
+    assert first != step.subnets((0, 1, 3))
+    assert len(first) == 4
+    assert first[0].full_precision() == step.smallest
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, {False}), (1.0, {True})])
+def test_the_share_of_quantized_subnets(net, share, expected):
+    step = SandwichStep(net, SandwichSettings(quantized_share=share))
+    drawn = [s for i in range(10) for s in step.subnets((0, 0, i))]
+    assert {s.quantized for s in drawn} == expected
+
+
+def test_a_step_without_elasticity_trains_the_largest_alone(net, batch):
+    loss, right = SandwichStep(net, SandwichSettings(elastic=False))(*batch, (0, 0, 0))
+    largest_alone = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+    net.zero_grad()
+    net.activate(largest(net.space))
+    logits = net(batch[0])
+    torch.nn.functional.cross_entropy(logits, batch[1], label_smoothing=0.1).backward()
+    assert 0 <= right <= 8
+    assert loss.isfinite()
+    for name, parameter in net.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, largest_alone[name])
+    assert not [name for name in largest_alone if "matrix" in name]
+
+
+def test_training_lowers_the_loss_of_every_size(net, batch):
+    step = SandwichStep(net, SandwichSettings(quantized_share=0.5))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+
+    def losses():
+        values = []
+        for subnet in (step.largest, step.smallest, step.largest.with_bits(4)):
+            net.activate(subnet)
+            with torch.no_grad():
+                values.append(torch.nn.functional.cross_entropy(net(batch[0]), batch[1]).item())
+        return values
+
+    before = losses()
+    for i in range(40):
+        optimizer.zero_grad()
+        step(*batch, (0, 0, i))
+        optimizer.step()
+    assert all(after < 0.5 * first for after, first in zip(losses(), before, strict=True))
+
+
+def test_calibration_leaves_weight_ranges_open(net, batch):
+    calibrate_activations(net, [batch[0]])
+    layers = net.quantized_layers().values()
+    assert {layer.weight_range.item() for layer, _ in layers} == {0.0}
+    assert any(layer.activation_range.item() != 6 for layer, _ in layers)
