@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 demo: install
 	$(PYTHON) search.py --exp_name=demo --constraint=12.80 --type=latency --overwrite
-	$(PYTHON) quant_aware.py --exp_name=demo --dataset=digits --n_epochs=3 --restart
+	$(PYTHON) quant_aware.py --exp_name=demo --dataset=digits --n_epochs=3
 	$(PYTHON) test.py --exp_dir=exps/demo
 
 test: install lint

@@ -1,4 +1,4 @@
-"""APQ: search architecture, channel widths and bit widths together, under a latency or energy budget."""
+"""APQ: search architecture, channel widths and bit widths together, under a budget."""
 
 from apq.errors import ApqError
 from apq.experiment import Experiment

@@ -40,7 +40,8 @@ class Experiment:
         path = cls.path_for(name, root)
         if path.exists():
             raise ApqError(
-                f"experiment {path} exists: choose another --exp_name, or replace it with --overwrite"
+                f"experiment {path} exists: choose another --exp_name, or replace it with "
+                "--overwrite"
             )
 
     @classmethod

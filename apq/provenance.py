@@ -18,8 +18,9 @@ from apq.errors import ApqError
 def command_line() -> str:
     """Return the command as it was typed."""
     program = Path(sys.argv[0])
-    name = f"python {program.name}" if program.suffix == ".py" else program.name
-    return shlex.join([*name.split(), *sys.argv[1:]])
+    is_script = program.suffix == ".py" and program.name != "__main__.py"
+    words = ["python", program.name] if is_script else ["apq"]
+    return shlex.join([*words, *sys.argv[1:]])
 
 
 def provenance() -> dict[str, Any]:

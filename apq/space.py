@@ -210,7 +210,7 @@ class SearchSpace:
         return (self.allowed[kernels, a_bits] | ~self.active(genes)).all(axis=1)
 
     def canonical(self, genes: np.ndarray) -> np.ndarray:
-        """Return a copy in which genes without effect are 0, so that equal networks are equal rows."""
+        """Return a copy with genes without effect at 0: equal networks become equal rows."""
         out = genes.copy()
         idle = ~self.active(genes)
         for name in BLOCK_FIELDS:
@@ -221,7 +221,7 @@ class SearchSpace:
         return out
 
     def encode(self, subnets: Iterable[Subnet]) -> np.ndarray:
-        """Return the genes of subnets, shape (N, n_genes); full precision reads as the widest bits."""
+        """Return genes (N, n_genes) of subnets; full precision reads as the widest bits."""
         rows = []
         for subnet in subnets:
             if subnet.space != self:

@@ -1,10 +1,19 @@
 """What every test may use."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from apq.space import SearchSpace, Stage
+from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.data_providers.memory import MemorySource, Normalization, crop_and_flip
+from imagenet_codebase.data_providers.splits import Split
+
+# Threads that wait for each other by spinning are slow where test processes share the cores.
+torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -29,4 +38,31 @@ def tiny_space() -> SearchSpace:
             Stage(out_channels=16, stride=1, max_depth=2, depths=(1, 2)),
         ),
         feature_channels=32,
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_data() -> DataProvider:
+    """Forty-eight 32 px images of four classes that differ in brightness and hue."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(48) % 4
+    base = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200], [220, 220, 220]])
+    noise = rng.integers(-30, 30, size=(48, 32, 32, 3))
+    pixels = torch.from_numpy((base[labels][:, None, None] + noise).astype(np.uint8))
+    source = MemorySource(
+        read=lambda: pixels,
+        labels=labels,
+        image_size=32,
+        normalize=Normalization(mean=(0.5,) * 3, std=(0.25,) * 3),
+        augmentation=crop_and_flip,
+    )
+    parts = {"train": slice(0, 24), "val": slice(24, 36), "test": slice(36, 48)}
+    splits = {n: Split(source=source, indices=np.arange(48)[part]) for n, part in parts.items()}
+    return DataProvider(
+        name="toy",
+        image_size=32,
+        class_names=("red", "green", "blue", "white"),
+        train_unaugmented=splits["train"],
+        train=replace(splits.pop("train"), augment=True),
+        **splits,
     )

@@ -6,6 +6,8 @@ extracted subnet: a layer built with a single choice is a plain one.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -120,7 +122,7 @@ class ElasticDepthwiseConv2d(QuantizedLayer, nn.Conv2d):
         """Return the transformed filter, shape (C, 1, k, k)."""
         weight = self.weight[:in_channels]
         descending = self.kernels[::-1]
-        for large, small in zip(descending, descending[1:], strict=False):
+        for large, small in itertools.pairwise(descending):
             if large <= self.active_kernel:
                 break
             margin = (large - small) // 2

@@ -84,7 +84,7 @@ def test_an_experiment_is_in_the_paper_form(tmp_path):
 def test_an_existing_experiment_is_replaced_only_when_asked(tmp_path):
     make(tmp_path)
     (tmp_path / "found" / "checkpoint").mkdir()
-    with pytest.raises(ApqError, match="found exists.*--overwrite"):
+    with pytest.raises(ApqError, match=r"found exists.*--overwrite"):
         make(tmp_path)
     assert (tmp_path / "found" / "checkpoint").is_dir()
     make(tmp_path, overwrite=True)

@@ -1,0 +1,149 @@
+"""Command-line parsing: mistakes name the closest valid word; a YAML file may hold flags."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from apq import files
+from apq.errors import ApqError, closest
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are ApqErrors, and which takes no abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as an ApqError."""
+        raise ApqError(message.removeprefix("argument "))
+
+    def flags(self) -> dict[str, argparse.Action]:
+        """Return the options by name, without dashes."""
+        return {a.option_strings[-1].lstrip("-"): a for a in self._actions if a.option_strings}
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse flags, with defaults from the YAML file of `--config`.
+
+        Raises ApqError that names the closest valid flag.
+        """
+        config = _config_path(argv)
+        if config:
+            self._take_defaults(config)
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            word = unknown[0].split("=")[0]
+            known = [f"--{name}" for name in self.flags()]
+            raise ApqError(f"unknown argument '{word}'{closest(word, known)}")
+        return namespace
+
+    def _take_defaults(self, path: str) -> None:
+        flags = self.flags()
+        for name, value in _read_yaml(path).items():
+            if name not in flags or name in ("config", "help"):
+                known = [n for n in flags if n not in ("config", "help")]
+                raise ApqError(f"{path}: unknown setting '{name}'{closest(str(name), known)}")
+            action = flags[name]
+            with files.naming(path):
+                self.set_defaults(**{action.dest: self._typed(action, value)})
+            action.required = False
+
+    def _typed(self, action: argparse.Action, value: Any) -> Any:
+        if action.nargs == 0:
+            if not isinstance(value, bool):
+                raise ApqError(f"'{action.dest}' is {value!r}; it must be true or false")
+            return value
+        if value is None or isinstance(value, bool | list | dict):
+            raise ApqError(f"'{action.dest}' is {value!r}; it must be a number or a word")
+        try:
+            return self._get_value(action, str(value))
+        except argparse.ArgumentError as error:
+            raise ApqError(str(error).removeprefix("argument ")) from None
+
+
+def _config_path(argv: Sequence[str]) -> str | None:
+    """Return the last value of --config among the flags."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--config", default=None)
+    try:
+        return first.parse_known_args(argv)[0].config
+    except argparse.ArgumentError:
+        return None  # the full parse tells what is wrong
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    import yaml  # only for the few who use a file: it takes a while to import
+
+    try:
+        content = yaml.safe_load(files.read_text(path))
+    except yaml.YAMLError as error:
+        first_line = str(error).splitlines()[0]
+        raise ApqError(f"{path} is not valid YAML: {first_line}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ApqError(f"{path} must hold settings as 'flag: value' lines")
+    return content
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a type for flags that take one of a few words."""
+
+    def check(text: str) -> str:
+        if text not in choices:
+            listed = ", ".join(choices)
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is none of {listed}{closest(text, choices)}"
+            )
+        return text
+
+    return check
+
+
+def positive_number(text: str) -> float:
+    """Parse a finite number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+    return value
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Return a type for whole numbers from `minimum` on."""
+
+    def check(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{value} is too small; at least {minimum}")
+        return value
+
+    return check
+
+
+def add_common(parser: Parser) -> None:
+    """Add the flags that every command takes."""
+    group = parser.add_argument_group("common")
+    group.add_argument("--config", metavar="FILE", help="YAML file of 'flag: value' lines")
+    group.add_argument("--seed", type=whole_number(0), default=0, help="default %(default)s")
+    group.add_argument(
+        "--device", default="auto", help="auto (CUDA where it is there), cpu, cuda, cuda:1 ..."
+    )
+
+
+def warn(message: str) -> None:
+    """Print one line that is no error to standard error."""
+    print(f"note: {message}", file=sys.stderr)
