@@ -1,0 +1,84 @@
+"""CIFAR-10: 60,000 images of 32 x 32 pixels, as a folder tree or as torchvision downloads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import torch
+
+from apq.errors import ApqError
+from apq.progress import track
+from imagenet_codebase.data_providers.memory import MemorySource, Normalization, crop_and_flip
+from imagenet_codebase.data_providers.splits import OpenedSplits, Split
+from imagenet_codebase.data_providers.tree import ImageTree, open_tree
+
+SIDE = 32
+ARCHIVE = "cifar-10-batches-py"
+
+# Of the 50,000 training images in a copy of JPEG files, rounded.
+NORMALIZATION = Normalization(mean=(0.491, 0.482, 0.447), std=(0.245, 0.243, 0.261))
+
+
+def read_cifar10(root: Path, image_size: int, download: bool) -> OpenedSplits:
+    """Open the images below `root`: its folders `train` and `test`, or torchvision's archive.
+
+    Images are decoded when the first batch is asked for. Raises ApqError.
+    """
+    if not download and (root / "train").is_dir():
+        return open_tree(root, lambda tree: _source(partial(decode, tree), tree.labels, image_size))
+    if not download and not (root / ARCHIVE).is_dir():
+        raise ApqError(
+            f"there is no CIFAR-10 in {root}: neither train/<class>/*.jpg nor {ARCHIVE}/; "
+            f"get it with --download, or name its folder with --data_dir"
+        )
+    return _open_archive(root, image_size, download)
+
+
+def decode(tree: ImageTree) -> torch.Tensor:
+    """Return all images of a folder, uint8 (N, 32, 32, 3); raises ApqError that names a bad one."""
+    pixels = np.empty((len(tree.labels), SIDE, SIDE, 3), dtype=np.uint8)
+    for index in track(range(len(pixels)), f"reading {tree.folder}"):
+        image = tree.open(index)
+        if image.size != (SIDE, SIDE):
+            raise ApqError(
+                f"{tree.path(index)} has {image.width} x {image.height} pixels; CIFAR-10 has "
+                f"{SIDE} x {SIDE}: open other images with --dataset folder"
+            )
+        pixels[index] = image
+    return torch.from_numpy(pixels)
+
+
+def _open_archive(root: Path, image_size: int, download: bool) -> OpenedSplits:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        # The archive holds pickles: torchvision reads them after their checksums agree.
+        train, test = (CIFAR10(root, train=t, download=download) for t in (True, False))
+    except (RuntimeError, URLError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ApqError(
+            f"cannot use the CIFAR-10 archive in {root} ({reason}): get it anew with --download"
+        ) from None
+    splits = [
+        _whole(_source(partial(torch.from_numpy, part.data), np.array(part.targets), image_size))
+        for part in (train, test)
+    ]
+    return OpenedSplits(class_names=tuple(train.classes), train=splits[0], val=None, test=splits[1])
+
+
+def _source(read: Callable[[], torch.Tensor], labels: np.ndarray, image_size: int) -> MemorySource:
+    return MemorySource(
+        read=read,
+        labels=labels,
+        image_size=image_size,
+        normalize=NORMALIZATION,
+        augmentation=crop_and_flip,
+    )
+
+
+def _whole(source: MemorySource) -> Split:
+    return Split(source=source, indices=np.arange(len(source.labels)))

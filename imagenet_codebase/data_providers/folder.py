@@ -1,0 +1,89 @@
+"""Photographs read from their files batch by batch, prepared as is usual for ImageNet."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import functional as TF
+
+from imagenet_codebase.data_providers.memory import Normalization
+from imagenet_codebase.data_providers.tree import ImageTree
+
+# Means and deviations of ImageNet's training images, as all of its published networks use them.
+NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+EVALUATION_RATIO = 256 / 224
+"""Shorter side before the centre crop, relative to the crop."""
+CROP_SHARES = (0.08, 1.0)
+"""Share of the area that a training crop keeps (Inception, CVPR 2015)."""
+CROP_ASPECTS = (3 / 4, 4 / 3)
+"""Width over height of a training crop."""
+BRIGHTNESS, SATURATION = 32 / 255, 0.5
+"""How far each factor may stray from 1."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FileSource:
+    """The images of one folder, decoded whenever they are asked for."""
+
+    tree: ImageTree
+    image_size: int
+    in_memory = False
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Classes (N,) int64."""
+        return self.tree.labels
+
+    def batch(self, indices: np.ndarray, key: tuple[int, int] | None) -> torch.Tensor:
+        """Return normalised float32 images (B, 3, S, S), augmented when there is a key.
+
+        What augmentation draws depends on the key and the image alone, so that workers and
+        batches do not change it. Raises ApqError that names a damaged file.
+        """
+        images = []
+        for index in indices.tolist():
+            image = self.tree.open(index)
+            if key is None:
+                prepared = centre_crop(image, self.image_size)
+            else:
+                rng = np.random.default_rng((4, *key, index))
+                prepared = random_view(image, self.image_size, rng)
+            images.append(TF.pil_to_tensor(prepared))
+        return NORMALIZATION(torch.stack(images))
+
+
+def centre_crop(image: Image.Image, image_size: int) -> Image.Image:
+    """Resize the shorter side to 256/224 of `image_size`, and keep the centre."""
+    return TF.center_crop(TF.resize(image, round(image_size * EVALUATION_RATIO)), [image_size] * 2)
+
+
+def random_view(image: Image.Image, image_size: int, rng: np.random.Generator) -> Image.Image:
+    """Return a random part of the image at `image_size`, mirrored or not, its colours shifted."""
+    view = TF.resized_crop(image, *crop_box(image.width, image.height, rng), [image_size] * 2)
+    if rng.random() < 0.5:
+        view = TF.hflip(view)
+    view = TF.adjust_brightness(view, rng.uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS))
+    return TF.adjust_saturation(view, rng.uniform(1 - SATURATION, 1 + SATURATION))
+
+
+def crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of a random part of an image, in pixels.
+
+    Area and aspect are drawn until the part fits; after ten tries it is the largest centred
+    part with an allowed aspect.
+    """
+    low, high = CROP_ASPECTS
+    for _ in range(10):
+        area = width * height * rng.uniform(*CROP_SHARES)
+        aspect = math.exp(rng.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    w = max(1, min(width, round(height * high)))
+    h = max(1, min(height, round(width / low)))
+    return (height - h) // 2, (width - w) // 2, h, w

@@ -1,0 +1,76 @@
+"""The recipes of training runs, checked when they are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from apq.errors import ApqError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The recipe; the defaults are the paper's finetuning."""
+
+    n_epochs: int = 30
+    batch_size: int = 64
+    lr: float = 1e-3
+    """Learning rate at the start of the cosine."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises from zero."""
+    momentum: float = 0.9
+    weight_decay: float = 4e-5
+    """Applied to filters only: not to batch norm, biases or quantization ranges."""
+    label_smoothing: float = 0.1
+    grad_clip: float = 0.0
+    """Largest norm of the gradient; 0 leaves it alone."""
+    seed: int = 0
+    n_workers: int = 0
+    """Processes that decode images; only for data that does not fit in memory."""
+    save_every_s: float = 300.0
+    """Seconds between two saves inside an epoch."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ApqError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("lr", "save_every_s"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ApqError(f"{name} is {value}; it must be a positive number")
+        for name in ("warmup_epochs", "momentum", "weight_decay", "label_smoothing", "grad_clip"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ApqError(f"{name} is {value}; it must not be negative")
+        for name in ("momentum", "label_smoothing"):
+            if getattr(self, name) > 1:
+                raise ApqError(f"{name} is {getattr(self, name)}; it must not exceed 1")
+
+    def lr_at(self, epoch: int, step: int, n_steps: int) -> float:
+        """Return the learning rate of one step: linear warmup, then a cosine down to zero."""
+        done = epoch + step / n_steps
+        if done < self.warmup_epochs:
+            return self.lr * (done + 1 / n_steps) / self.warmup_epochs
+        rest = max(self.n_epochs - self.warmup_epochs, 1e-9)
+        return self.lr / 2 * (1 + math.cos(math.pi * (done - self.warmup_epochs) / rest))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupernetSettings:
+    """Epochs and learning rate of each phase; a phase of 0 epochs is left out."""
+
+    largest_epochs: int = 15
+    elastic_epochs: int = 30
+    quantized_epochs: int = 20
+    lr: float = 0.05
+    """Learning rate of the first two phases."""
+    quantized_lr: float = 0.02
+    quantized_share: float = 0.75
+    """Share of the smaller subnets that run with random bits in the last phase."""
+    training: TrainingSettings = field(
+        default_factory=lambda: TrainingSettings(warmup_epochs=1.0, grad_clip=5.0)
+    )
+    """The rest of the recipe; its epochs and learning rate are replaced phase by phase."""
+    n_random: int = 2
+    n_bn_images: int = 512
+    """Images that batch statistics are taken from before a subnet is measured."""

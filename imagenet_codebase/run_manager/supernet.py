@@ -1,0 +1,139 @@
+"""Trains the supernet in phases: the largest subnet, then all sizes, then all bit widths."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from apq.space import PAPER_SPACE, SearchSpace
+from apq.subnet import Subnet, largest, smallest
+from elastic_nn.importance import sort_channels
+from elastic_nn.networks import OnceForAllNet
+from elastic_nn.training import SandwichSettings, SandwichStep, calibrate_activations
+from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.run_manager.evaluate import Accuracy, evaluate, to_device
+from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
+from imagenet_codebase.run_manager.trainer import Trainer
+
+
+def phases(
+    settings: SupernetSettings,
+) -> list[tuple[str, TrainingSettings, SandwichSettings]]:
+    """Return name, recipe and sandwich of the phases that have epochs."""
+    plan = [
+        ("largest", settings.largest_epochs, settings.lr, {"elastic": False}),
+        ("elastic", settings.elastic_epochs, settings.lr, {}),
+        (
+            "quantized",
+            settings.quantized_epochs,
+            settings.quantized_lr,
+            {"quantized_share": settings.quantized_share},
+        ),
+    ]
+    common = {
+        "n_random": settings.n_random,
+        "label_smoothing": settings.training.label_smoothing,
+    }
+    return [
+        (
+            name,
+            replace(settings.training, n_epochs=n_epochs, lr=lr),
+            SandwichSettings(**common, **options),
+        )
+        for name, n_epochs, lr, options in plan
+        if n_epochs
+    ]
+
+
+def measure(
+    net: OnceForAllNet,
+    subnet: Subnet,
+    bn_batches: Iterable[torch.Tensor],
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+) -> Accuracy:
+    """Return a subnet's accuracy with the supernet's weights and batch statistics of its own."""
+    net.activate(subnet)
+    compact = net.extract().to(memory_format=torch.channels_last)
+    compact.reset_bn_statistics(bn_batches)
+    return evaluate(compact, batches)
+
+
+def bn_batches(
+    data: DataProvider, n_images: int, batch_size: int, device: torch.device, seed: int = 0
+) -> list[torch.Tensor]:
+    """Return batches of unaugmented training images, at most `n_images` of them."""
+    loader = data.loader("train_unaugmented", batch_size, shuffle=True, seed=seed)
+    n_batches = max(1, -(-n_images // batch_size))
+    taken = itertools.islice(loader, n_batches)
+    return [to_device(images, device) for images, _ in taken]
+
+
+def train_supernet(
+    data: DataProvider,
+    settings: SupernetSettings,
+    folder: Path,
+    device: torch.device,
+    space: SearchSpace = PAPER_SPACE,
+) -> tuple[OnceForAllNet, list[dict[str, float]]] | None:
+    """Train a supernet in `folder`, going on where it was stopped.
+
+    Returns the network and a row of figures for each epoch of all phases, or None when Ctrl-C
+    stopped it.
+    """
+    torch.manual_seed(settings.training.seed)
+    net = OnceForAllNet(space, data.n_classes).to(device, memory_format=torch.channels_last)
+    statistics = bn_batches(data, settings.n_bn_images, settings.training.batch_size, device)
+    history: list[dict[str, float]] = []
+    for number, (name, recipe, sandwich) in enumerate(phases(settings), start=1):
+        trainer = Trainer(
+            net,
+            data,
+            recipe,
+            SandwichStep(net, sandwich),
+            _Validation(net, data, statistics, name),
+            folder / f"{number}-{name}",
+            {"sandwich": asdict(sandwich), "dataset": data.name, "image_size": data.image_size},
+            keep_best=False,
+        )
+        if trainer.resume():
+            print(f"{name}: going on after epoch {trainer.epoch} of {recipe.n_epochs}", flush=True)
+        else:
+            if name == "elastic":
+                sort_channels(net)
+            if name == "quantized":
+                calibrate_activations(net, statistics)
+            print(f"{name}: {recipe.n_epochs} epochs", flush=True)
+        if not trainer.run():
+            return None
+        history += trainer.history
+    # Running statistics were overwritten by every subnet in turn: leave those of the largest.
+    net.activate(largest(space))
+    net.reset_bn_statistics(statistics)
+    return net, history
+
+
+class _Validation:
+    """Validation accuracy of the corners of the space that a phase has trained."""
+
+    def __init__(
+        self, net: OnceForAllNet, data: DataProvider, statistics: list[torch.Tensor], phase: str
+    ) -> None:
+        self.net, self.data, self.statistics = net, data, statistics
+        self.subnets = {"largest": largest(net.space)}
+        if phase != "largest":
+            self.subnets["smallest"] = smallest(net.space)
+        if phase == "quantized":
+            for bits in (8, 4):
+                for size, subnet in (("largest", largest), ("smallest", smallest)):
+                    self.subnets[f"{size}_w{bits}a{bits}"] = subnet(net.space).with_bits(bits)
+
+    def __call__(self) -> dict[str, float]:
+        figures = {}
+        for name, subnet in self.subnets.items():
+            loader = self.data.loader("val", 256)
+            figures[f"{name}_top1"] = measure(self.net, subnet, self.statistics, loader).top1
+        return figures

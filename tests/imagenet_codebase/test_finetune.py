@@ -1,0 +1,153 @@
+"""From an experiment and a supernet to a finetuned subnet, and back from its folder."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from apq import ApqError, Experiment, Subnet
+from apq.space import PAPER_SPACE
+from apq.subnet import largest, smallest
+from elastic_nn.networks import OnceForAllNet
+from elastic_nn.networks.files import save_supernet
+from imagenet_codebase.run_manager import finetune as module
+from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
+from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
+from imagenet_codebase.run_manager.supernet import bn_batches, measure, phases, train_supernet
+from utils import checkpoint
+
+CPU = torch.device("cpu")
+SETTINGS = TrainingSettings(n_epochs=2, batch_size=8, lr=0.02)
+
+
+@pytest.fixture(scope="module")
+def supernet_file(tmp_path_factory):
+    """A supernet of the paper's space with four classes and fresh weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("supernet") / "supernet.pth.tar"
+    save_supernet(OnceForAllNet(n_classes=4), path)
+    return path
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    subnet = smallest().with_bits(8)
+    return Experiment.create("small", subnet, 3.0, {"image_size": 64}, root=tmp_path)
+
+
+def test_finetuning_learns_and_its_folder_reads_back(experiment, supernet_file, toy_data):
+    result = finetune(experiment, supernet_file, toy_data, SETTINGS, CPU)
+    assert result.finished
+    assert len(result.history) == 2
+    assert result.best_top1 == max(row["val_top1"] for row in result.history)
+    trained = load_trained(experiment)
+    assert trained.facts["dataset"] == "toy"
+    assert trained.facts["image_size"] == 32
+    images = next(iter(toy_data.loader("val", 12)))[0]
+    saved = checkpoint.load(experiment.best_checkpoint)["state_dict"]
+    assert torch.equal(
+        trained.net.state_dict()["classifier.linear.weight"], saved["classifier.linear.weight"]
+    )
+    assert trained.net.quantize
+    assert trained.net.eval()(images).shape == (12, 4)
+    again = finetune(experiment, supernet_file, toy_data, SETTINGS, CPU)
+    assert again.initial_top1 is None  # it was finished: nothing starts over
+    assert again.best_top1 == result.best_top1
+    restarted = finetune(experiment, supernet_file, toy_data, SETTINGS, CPU, restart=True)
+    assert restarted.initial_top1 == result.initial_top1
+
+
+def test_another_number_of_classes_gets_a_new_classifier(
+    experiment, supernet_file, toy_data, capsys
+):
+    data = replace(toy_data, class_names=("a", "b", "c", "d", "e"))
+    net = starting_network(experiment.subnet(), supernet_file, data, CPU)
+    assert net.classifier.linear.weight.shape == (5, 1280)
+    assert net.classifier.linear.w_bits == 8
+    assert "knows 4 classes and toy has 5" in capsys.readouterr().out
+
+
+def test_a_supernet_without_ranges_is_calibrated(experiment, supernet_file, toy_data, tmp_path):
+    content = checkpoint.load(supernet_file)["state_dict"]
+    bare = {k: v for k, v in content.items() if not k.endswith("_range")}
+    checkpoint.save(tmp_path / "bare", {"state_dict": bare})
+    ranges = {}
+    for path in (supernet_file, tmp_path / "bare"):
+        net = starting_network(experiment.subnet(), path, toy_data, CPU)
+        layers = net.quantized_layers().values()
+        ranges[path.name] = {layer.activation_range.item() for layer, _ in layers}
+    assert ranges["supernet.pth.tar"] == {6.0}
+    assert len(ranges["bare"]) > 10
+
+
+def test_an_authors_folder_reads_through_the_supernet(tmp_path, supernet_file, toy_data):
+    folder = tmp_path / "theirs"
+    rng = np.random.default_rng(0)
+    subnet = PAPER_SPACE.decode(PAPER_SPACE.sample(rng, 1))[0]
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "arch").write_text(json.dumps(subnet.to_paper()))
+    (folder / "lat").write_text("[12.8]")
+    content = checkpoint.load(supernet_file)["state_dict"]
+    torch.save({"state_dict": content}, folder / "checkpoint" / "model_best.pth.tar")
+    experiment = Experiment.open(folder)
+    trained = load_trained(experiment)
+    net = OnceForAllNet(n_classes=4).eval()
+    net.load_paper_state_dict(content)
+    net.activate(subnet)
+    images = next(iter(toy_data.loader("val", 4)))[0]
+    torch.testing.assert_close(trained.net.eval()(images), net(images), atol=1e-5, rtol=0)
+    assert experiment.report() == {}
+
+
+def test_a_folder_without_a_checkpoint_has_no_network(experiment):
+    assert load_trained(experiment) is None
+
+
+def test_a_checkpoint_of_another_subnet_is_refused(experiment):
+    other = module.MobileNet.from_subnet(largest().with_bits(8), 4)
+    for state, message in (
+        (other.state_dict(), "not of this experiment's subnet"),
+        ({"x": torch.zeros(1)}, "lacks the tensor 'classifier.linear.weight'"),
+    ):
+        checkpoint.save(experiment.best_checkpoint, {"state_dict": state})
+        with pytest.raises(ApqError, match=f"model_best.pth.tar: .*{message}") as error:
+            load_trained(experiment)
+        assert "\n" not in str(error.value)
+
+
+def test_measuring_leaves_the_supernet_alone_and_repeats(tiny_space, toy_data):
+    torch.manual_seed(0)
+    net = OnceForAllNet(tiny_space, 4)
+    statistics = bn_batches(toy_data, 16, 8, CPU)
+    assert [len(batch) for batch in statistics] == [8, 8]
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    subnet: Subnet = smallest(tiny_space).with_bits(4)
+    first, second = (measure(net, subnet, statistics, toy_data.loader("val", 8)) for _ in range(2))
+    assert first == second
+    assert first.n_images == 12
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+
+def test_supernet_phases_run_once_each_and_resume(tiny_space, toy_data, tmp_path, capsys):
+    settings = SupernetSettings(
+        largest_epochs=2,
+        elastic_epochs=1,
+        quantized_epochs=1,
+        training=TrainingSettings(batch_size=8, warmup_epochs=1.0),
+        n_bn_images=16,
+    )
+    net, history = train_supernet(toy_data, settings, tmp_path, CPU, tiny_space)
+    assert [row["epoch"] for row in history] == [1, 2, 1, 1]
+    assert {"largest_top1", "smallest_top1", "smallest_w4a4_top1"} <= set(history[-1])
+    again, same = train_supernet(toy_data, settings, tmp_path, CPU, tiny_space)
+    assert history == same
+    assert "going on after epoch 2 of 2" in capsys.readouterr().out
+    for name, tensor in net.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
+
+
+def test_a_phase_without_epochs_is_left_out():
+    settings = SupernetSettings(largest_epochs=0, elastic_epochs=3, quantized_epochs=0)
+    assert [(name, recipe.n_epochs) for name, recipe, _ in phases(settings)] == [("elastic", 3)]
