@@ -1,0 +1,1 @@
+"""How a subnet is found: search methods, and the pipeline that makes the accuracy predictor."""

@@ -1,0 +1,1 @@
+"""From a supernet to an accuracy predictor: gather pairs, fit, report."""

@@ -1,0 +1,121 @@
+"""Fits the accuracy predictors: full precision first, then its transfer to quantized subnets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from apq.errors import ApqError
+from apq.space import PAPER_SPACE, SearchSpace
+from apq.subnet import Subnet
+from methods.prediction.pairs import as_arrays
+from methods.prediction.settings import FitSettings
+from utils.accuracy_predictor import AccuracyPredictor
+
+MIN_PAIRS = 20
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well predictions agree with held-out measurements."""
+
+    rmse: float
+    """In points of accuracy (%)."""
+    kendall_tau: float
+    spearman_rho: float
+    n_train: int
+    n_held_out: int
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained predictor and its quality on pairs it has not seen."""
+
+    predictor: AccuracyPredictor
+    quality: Quality
+
+
+def fit(
+    pairs: Mapping[Subnet, float],
+    quantized: bool,
+    settings: FitSettings,
+    start: AccuracyPredictor | None = None,
+    space: SearchSpace = PAPER_SPACE,
+) -> Fit:
+    """Train a predictor on pairs of subnets and accuracies in %.
+
+    With `start`, a full-precision predictor lends its weights (the paper's transfer). Raises
+    ApqError when there are too few pairs to hold some out.
+    """
+    if len(pairs) < MIN_PAIRS:
+        kind = "quantized" if quantized else "full-precision"
+        raise ApqError(
+            f"{len(pairs)} {kind} pairs are too few to train on and hold some out; gather at "
+            f"least {MIN_PAIRS} with 'apq collect'"
+        )
+    genes, accuracy = as_arrays(pairs, space)
+    order = np.random.default_rng(settings.seed).permutation(len(genes))
+    n_held_out = max(2, round(settings.held_out * len(genes)))
+    held_out, train = order[:n_held_out], order[n_held_out:]
+    torch.manual_seed(settings.seed)
+    predictor = AccuracyPredictor(space, quantized=quantized)
+    if start is not None:
+        _transfer(start, predictor)
+    else:
+        torch.nn.init.constant_(predictor.regressor.bias, float(accuracy[train].mean()))
+    lr = settings.lr if start is None else settings.transfer_lr
+    _train(predictor, genes[train], accuracy[train], settings, lr)
+    predicted = predictor.predict(genes[held_out])
+    return Fit(predictor, quality(predicted, accuracy[held_out], len(train)))
+
+
+def _transfer(source: AccuracyPredictor, target: AccuracyPredictor) -> None:
+    """Copy all that both have; the bits start without a say."""
+    target.load_state_dict(source.state_dict(), strict=False)
+    if target.quantized:
+        torch.nn.init.zeros_(target.quantize_fc.weight)
+        torch.nn.init.zeros_(target.quantize_fc.bias)
+
+
+def _train(
+    predictor: AccuracyPredictor,
+    genes: np.ndarray,
+    accuracy: np.ndarray,
+    settings: FitSettings,
+    lr: float,
+) -> None:
+    features = torch.from_numpy(predictor.converter.features(genes))
+    targets = torch.from_numpy(accuracy).float()
+    scale = max(float(targets.std()), 1e-6)  # makes the loss one number for every data set
+    optimizer = torch.optim.AdamW(predictor.parameters(), lr=lr, weight_decay=settings.weight_decay)
+    n_steps = settings.n_epochs * -(-len(targets) // settings.batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+    shuffler = torch.Generator().manual_seed(settings.seed)
+    predictor.train()
+    for _ in range(settings.n_epochs):
+        for batch in torch.randperm(len(targets), generator=shuffler).split(settings.batch_size):
+            error = (predictor(features[batch]) - targets[batch]) / scale
+            optimizer.zero_grad()
+            error.square().mean().backward()
+            optimizer.step()
+            schedule.step()
+    predictor.eval()
+
+
+def quality(predicted: np.ndarray, measured: np.ndarray, n_train: int = 0) -> Quality:
+    """Compare predicted with measured accuracies, both (N,) in 0..1."""
+    try:
+        from scipy import stats
+    except ImportError:
+        raise ApqError("rank correlations need scipy: pip install 'apq[train]'") from None
+
+    return Quality(
+        rmse=float(100 * np.sqrt(np.mean((predicted - measured) ** 2))),
+        kendall_tau=float(stats.kendalltau(predicted, measured).statistic),
+        spearman_rho=float(stats.spearmanr(predicted, measured).statistic),
+        n_train=n_train,
+        n_held_out=len(measured),
+    )

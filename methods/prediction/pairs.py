@@ -1,0 +1,98 @@
+"""Measured (subnet, accuracy) pairs: the paper's JSON file, and a log that survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from apq import files
+from apq.errors import ApqError
+from apq.space import PAPER_SPACE, SearchSpace
+from apq.subnet import Subnet
+
+
+def read_pairs(path: str | Path, space: SearchSpace = PAPER_SPACE) -> dict[Subnet, float]:
+    """Read pairs: subnet -> accuracy in %; raises ApqError that names the wrong entry."""
+    content = files.read_json(path)
+    if not isinstance(content, dict):
+        raise ApqError(f"{path} holds no pairs: expected a JSON object of arch -> accuracy in %")
+    pairs = {}
+    for number, (key, accuracy) in enumerate(content.items(), start=1):
+        with files.naming(f"{path}, pair {number}"):
+            _check_accuracy(accuracy)
+            pairs[Subnet.from_json(key, space)] = float(accuracy)
+    return pairs
+
+
+def write_pairs(path: str | Path, pairs: Mapping[Subnet, float]) -> None:
+    """Write pairs in the paper's format, one a line, atomically."""
+    lines = (f"{json.dumps(s.to_json())}: {json.dumps(a)}" for s, a in pairs.items())
+    files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def split_pairs(
+    pairs: Mapping[Subnet, float],
+) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
+    """Return the full-precision and the quantized pairs."""
+    full = {s: a for s, a in pairs.items() if not s.quantized}
+    return full, {s: a for s, a in pairs.items() if s.quantized}
+
+
+def as_arrays(pairs: Mapping[Subnet, float], space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
+    """Return genes (N, n_genes) and accuracies (N,) in 0..1."""
+    return space.encode(pairs), np.array(list(pairs.values())) / 100
+
+
+class PairLog:
+    """Pairs measured so far: the finished file plus a log with one line each.
+
+    A kill loses at most the line being written, which is then dropped.
+    """
+
+    def __init__(self, path: str | Path, space: SearchSpace = PAPER_SPACE) -> None:
+        self.path, self.log_path = Path(path), Path(f"{path}.log")
+        self.pairs = read_pairs(path, space) if self.path.exists() else {}
+        if self.log_path.exists():
+            self._read_log(space)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._log = open(self.log_path, "a", encoding="utf-8")  # noqa: SIM115 - kept open
+        except OSError as error:
+            raise ApqError(f"cannot write {self.log_path}: {error.strerror}") from None
+
+    def _read_log(self, space: SearchSpace) -> None:
+        whole, _, _ = files.read_text(self.log_path).rpartition("\n")
+        for number, line in enumerate(whole.splitlines(), start=1):
+            with files.naming(f"{self.log_path}, line {number}"):
+                try:
+                    key, accuracy = json.loads(line)
+                except (ValueError, TypeError):
+                    raise ApqError("not a pair; remove the line to go on") from None
+                _check_accuracy(accuracy)
+                self.pairs[Subnet.from_json(key, space)] = float(accuracy)
+        files.write_text(self.log_path, whole + "\n" if whole else "")
+
+    def add(self, subnet: Subnet, accuracy: float) -> None:
+        """Record one pair, accuracy in %; it is on disk when this returns."""
+        try:
+            self._log.write(json.dumps([subnet.to_json(), accuracy]) + "\n")
+            self._log.flush()
+            os.fsync(self._log.fileno())
+        except OSError as error:
+            raise ApqError(f"cannot write {self.log_path}: {error.strerror}") from None
+        self.pairs[subnet] = accuracy
+
+    def finish(self) -> None:
+        """Write the paper's file and drop the log."""
+        write_pairs(self.path, self.pairs)
+        self._log.close()
+        self.log_path.unlink(missing_ok=True)
+
+
+def _check_accuracy(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+        raise ApqError(f"the accuracy is {value!r}; it must be a number from 0 to 100")

@@ -1,0 +1,174 @@
+"""The prediction pipeline: pairs that survive a kill, and predictors that learn from them."""
+
+import itertools
+import json
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from apq import ApqError
+from apq.space import PAPER_SPACE
+from apq.subnet import largest, smallest
+from elastic_nn.networks import OnceForAllNet
+from methods.prediction import collect as module
+from methods.prediction.collect import collect, draw_subnets
+from methods.prediction.fit import fit, quality
+from methods.prediction.pairs import PairLog, as_arrays, read_pairs, split_pairs, write_pairs
+from methods.prediction.settings import FitSettings
+from utils.latency_predictor import LatencyPredictor
+
+
+def test_pairs_are_in_the_paper_form(tmp_path):
+    pairs = {largest(): 91.25, smallest().with_bits(4): 80.0}
+    write_pairs(tmp_path / "pairs.json", pairs)
+    raw = json.loads((tmp_path / "pairs.json").read_text())
+    assert {json.dumps(json.loads(key)): value for key, value in raw.items()} == {
+        json.dumps(subnet.to_paper()): accuracy for subnet, accuracy in pairs.items()
+    }
+    assert read_pairs(tmp_path / "pairs.json") == pairs
+    assert split_pairs(pairs) == ({largest(): 91.25}, {smallest().with_bits(4): 80.0})
+    genes, accuracy = as_arrays(pairs, PAPER_SPACE)
+    assert genes.shape == (2, 132)
+    assert accuracy.tolist() == [0.9125, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "holds no pairs"),
+        ('{"x": 1}', r"pair 1: not valid JSON"),
+        (json.dumps({largest().to_json(): 101}), r"pair 1: the accuracy is 101"),
+        (json.dumps({largest().to_json(): "high"}), r"pair 1: the accuracy is 'high'"),
+        (json.dumps({largest().to_json(): float("nan")}), "pair 1: the accuracy is nan"),
+    ],
+)
+def test_broken_pairs_are_named(tmp_path, content, message):
+    (tmp_path / "pairs.json").write_text(content)
+    with pytest.raises(ApqError, match=message):
+        read_pairs(tmp_path / "pairs.json")
+
+
+def test_a_log_cut_anywhere_loses_one_line_at_most(tmp_path):
+    subnets = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 3))
+    log = PairLog(tmp_path / "pairs.json")
+    for i, subnet in enumerate(subnets):
+        log.add(subnet, 50.0 + i)
+    whole = log.log_path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in (0, 1, ends[0] - 1, ends[0], ends[1] + 40, len(whole)):
+        log.log_path.write_bytes(whole[:cut])
+        reopened = PairLog(tmp_path / "pairs.json")
+        assert list(reopened.pairs) == subnets[: sum(end <= cut for end in ends)]
+        reopened.add(largest(), 99.0)  # what follows a cut is a line of its own
+        assert PairLog(tmp_path / "pairs.json").pairs[largest()] == 99.0
+    reopened.finish()
+    assert not log.log_path.exists()
+    assert read_pairs(tmp_path / "pairs.json")[subnets[0]] == 50.0
+
+
+def test_drawn_subnets_are_distinct_repeatable_and_cover_the_budget_axis():
+    first = list(itertools.islice(draw_subnets(PAPER_SPACE, 3, True), 300))
+    assert first == list(itertools.islice(draw_subnets(PAPER_SPACE, 3, True), 300))
+    assert len(set(first)) == 300
+    assert not any(s.quantized for s in itertools.islice(draw_subnets(PAPER_SPACE, 3, False), 9))
+    cost = LatencyPredictor("latency")
+    low, high = cost.minimum()[0], cost.maximum()[0]
+    share = (cost.predict(first) - low) / (high - low)
+    assert share.min() < 0.06
+    assert share.max() > 0.7
+
+
+@pytest.fixture
+def net(tiny_space):
+    torch.manual_seed(0)
+    return OnceForAllNet(tiny_space, 4)
+
+
+def gather(net, data, path, n_full=3, n_quantized=4):
+    return collect(net, data, path, n_full, n_quantized, seed=5, n_bn_images=16, batch_size=8)
+
+
+def test_collecting_resumes_and_gives_the_same_pairs(net, toy_data, tmp_path, monkeypatch):
+    assert gather(net, toy_data, tmp_path / "whole.json")
+    whole = read_pairs(tmp_path / "whole.json", net.space)
+    assert [len(part) for part in split_pairs(whole)] == [3, 4]
+    assert all(0 <= accuracy <= 100 for accuracy in whole.values())
+
+    measured = []
+
+    def interrupted_measure(*args):
+        measured.append(args)
+        if len(measured) in (2, 5):
+            os.kill(os.getpid(), signal.SIGINT)
+        return measure(*args)
+
+    measure = module.measure
+    monkeypatch.setattr(module, "measure", interrupted_measure)
+    path = tmp_path / "parts.json"
+    assert not gather(net, toy_data, path)
+    assert len(read_pairs(path, net.space)) == 2
+    assert not gather(net, toy_data, path)
+    assert gather(net, toy_data, path)
+    assert len(measured) == 7  # nothing is measured twice
+    assert read_pairs(path, net.space) == whole
+    assert gather(net, toy_data, path)
+    assert len(measured) == 7
+
+
+def additive_pairs(n, quantized, seed=0):
+    """Pairs whose accuracy is a sum of one term a gene: learnable, and known."""
+    terms = np.random.default_rng(9).normal(size=(PAPER_SPACE.n_genes,))
+    if not quantized:
+        terms[PAPER_SPACE.columns["pw_w_bits"].start :] = 0
+    subnets = list(itertools.islice(draw_subnets(PAPER_SPACE, seed, quantized), n))
+    genes = PAPER_SPACE.canonical(PAPER_SPACE.encode(subnets))
+    score = (genes / (PAPER_SPACE.gene_sizes - 1)) @ terms
+    return {s: float(70 + a) for s, a in zip(subnets, score, strict=True)}
+
+
+FAST = FitSettings(n_epochs=60, seed=1)
+
+
+def test_a_predictor_learns_and_transfer_helps_with_few_pairs():
+    full = fit(additive_pairs(600, False), False, FAST)
+    assert not full.predictor.quantized
+    assert full.quality.kendall_tau > 0.55
+    assert (full.quality.n_train, full.quality.n_held_out) == (480, 120)
+    few = additive_pairs(300, True)
+    settings = replace(FAST, held_out=0.5)
+    scratch = fit(few, True, settings)
+    transfer = fit(few, True, settings, start=full.predictor)
+    assert transfer.predictor.quantized
+    assert transfer.quality.rmse < scratch.quality.rmse
+    assert transfer.quality.kendall_tau > scratch.quality.kendall_tau + 0.05
+
+
+def test_fitting_is_deterministic():
+    pairs = additive_pairs(60, True)
+    first, second = (fit(pairs, True, FitSettings(n_epochs=3)) for _ in range(2))
+    assert first.quality == second.quality
+    state = second.predictor.state_dict()
+    assert all(torch.equal(t, state[name]) for name, t in first.predictor.state_dict().items())
+
+
+def test_quality_by_hand():
+    measured = np.array([0.1, 0.2, 0.3, 0.4])
+    perfect = quality(measured + 0.05, measured)
+    assert perfect.rmse == pytest.approx(5.0)
+    assert perfect.kendall_tau == pytest.approx(1.0)
+    # One of six pairs the wrong way round: (5 - 1) / 6.
+    swapped = quality(np.array([0.2, 0.1, 0.3, 0.4]), measured)
+    assert swapped.kendall_tau == pytest.approx(4 / 6)
+    assert swapped.spearman_rho == pytest.approx(0.8)
+
+
+def test_too_few_pairs_and_bad_settings_are_refused():
+    with pytest.raises(ApqError, match=r"1 full-precision pairs are too few.*apq collect"):
+        fit({largest(): 90.0}, False, FAST)
+    for change in ({"n_epochs": 0}, {"lr": 0.0}, {"held_out": 1.0}):
+        with pytest.raises(ApqError, match=next(iter(change))):
+            FitSettings(**change)
