@@ -1,0 +1,63 @@
+"""`apq collect`: measure subnets, the pairs that predictors learn from."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from apq import files
+from apq.cli import parser as cli
+from apq.cli.data import add_data, open_data
+from apq.paths import find_model
+from apq.provenance import read_card, write_card
+
+
+def make_parser(prog: str) -> cli.Parser:
+    """Return the command's parser."""
+    parser = cli.Parser(
+        prog=prog,
+        description="Measure random subnets with a supernet's weights, each after its batch\n"
+        "statistics were taken anew. Goes on where an earlier run was stopped or killed.",
+    )
+    parser.add_argument("--supernet", type=Path, default=Path("models/supernet.pth.tar"))
+    parser.add_argument("--out", type=Path, default=Path("models/pairs.json"))
+    parser.add_argument("--n_full", type=cli.whole_number(0), default=400, help="full precision")
+    parser.add_argument("--n_quantized", type=cli.whole_number(0), default=800, help="quantized")
+    parser.add_argument("--n_bn_images", type=cli.whole_number(1), default=512)
+    add_data(parser, default="digits")
+    cli.add_common(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure until the file has the wanted numbers of pairs."""
+    from elastic_nn.networks.files import load_supernet
+    from imagenet_codebase.run_manager.evaluate import pick_device
+    from methods.prediction.collect import collect
+
+    device = pick_device(args.device)
+    supernet = find_model(args.supernet)
+    net = load_supernet(supernet).net.to(device)
+    data = open_data(args)
+    started = time.perf_counter()
+    finished = collect(
+        net, data, args.out, args.n_full, args.n_quantized, args.seed, args.n_bn_images
+    )
+    if not finished:
+        print(f"stopped; the same command goes on from {args.out}")
+        return 130
+    write_card(
+        args.out,
+        dataset=data.name,
+        image_size=data.image_size,
+        seed=args.seed,
+        n_full=args.n_full,
+        n_quantized=args.n_quantized,
+        n_images=data.n_images("val"),
+        supernet_sha256=files.sha256(supernet),
+        supernet=read_card(supernet).get("file", supernet.name),
+        last_sitting_minutes=round((time.perf_counter() - started) / 60, 1),
+    )
+    print(f"pairs: {args.out}")
+    return 0

@@ -1,0 +1,94 @@
+"""`apq supernet`: train a quantization-aware once-for-all supernet."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from apq.cli import parser as cli
+from apq.cli.data import add_data, open_data
+from apq.provenance import write_card
+from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
+
+
+def make_parser(prog: str) -> cli.Parser:
+    """Return the command's parser."""
+    parser = cli.Parser(
+        prog=prog,
+        description="Train a supernet in three phases: the largest subnet, all sizes, all bits.\n"
+        "The same command goes on where an earlier one was stopped.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("models/supernet.pth.tar"))
+    group = parser.add_argument_group("recipe")
+    group.add_argument(
+        "--largest_epochs", type=cli.whole_number(0), default=SupernetSettings.largest_epochs
+    )
+    group.add_argument(
+        "--elastic_epochs", type=cli.whole_number(0), default=SupernetSettings.elastic_epochs
+    )
+    group.add_argument(
+        "--quantized_epochs", type=cli.whole_number(0), default=SupernetSettings.quantized_epochs
+    )
+    group.add_argument("--lr", type=cli.positive_number, default=SupernetSettings.lr)
+    group.add_argument(
+        "--quantized_lr", type=cli.positive_number, default=SupernetSettings.quantized_lr
+    )
+    group.add_argument("--batch_size", type=cli.whole_number(2), default=64)
+    group.add_argument("--warmup_epochs", type=float, default=1.0)
+    group.add_argument(
+        "--n_random",
+        type=cli.whole_number(0),
+        default=SupernetSettings.n_random,
+        help="subnets a step",
+    )
+    parser.add_argument("--restart", action="store_true", help="drop an earlier run and begin anew")
+    add_data(parser, default="digits")
+    cli.add_common(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and write the supernet with its card."""
+    from elastic_nn.networks.files import save_supernet
+    from imagenet_codebase.run_manager.evaluate import pick_device
+    from imagenet_codebase.run_manager.supernet import train_supernet
+
+    device = pick_device(args.device)
+    data = open_data(args)
+    settings = SupernetSettings(
+        largest_epochs=args.largest_epochs,
+        elastic_epochs=args.elastic_epochs,
+        quantized_epochs=args.quantized_epochs,
+        lr=args.lr,
+        quantized_lr=args.quantized_lr,
+        n_random=args.n_random,
+        training=TrainingSettings(
+            batch_size=args.batch_size,
+            warmup_epochs=args.warmup_epochs,
+            n_workers=args.n_workers,
+            seed=args.seed,
+            grad_clip=5.0,
+        ),
+    )
+    folder = args.out.with_name(args.out.name.split(".")[0] + ".run")
+    if args.restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    trained = train_supernet(data, settings, folder, device)
+    if trained is None:
+        print(f"stopped; the same command goes on from {folder}")
+        return 130
+    net, history = trained
+    save_supernet(net, args.out)
+    write_card(
+        args.out,
+        dataset=data.name,
+        image_size=data.image_size,
+        seed=args.seed,
+        settings=asdict(settings),
+        validation={k: round(v, 4) for k, v in history[-1].items() if k.endswith("_top1")},
+        training_minutes=round(sum(row["seconds"] for row in history) / 60, 1),
+    )
+    print(f"supernet: {args.out}")
+    return 0

@@ -1,0 +1,96 @@
+"""`apq test`, `test.py`: what an experiment costs and how accurate it is."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from apq.cli import parser as cli
+from apq.cli.data import add_data, open_data
+from apq.cli.tables import format_table
+from apq.errors import ApqError
+from apq.experiment import Experiment
+from apq.subnet import Subnet
+
+
+def make_parser(prog: str) -> cli.Parser:
+    """Return the command's parser."""
+    parser = cli.Parser(prog=prog, description="Measure an experiment: cost, size, accuracy.")
+    parser.add_argument("--exp_dir", type=Path, required=True, help="folder, e.g. exps/test")
+    parser.add_argument(
+        "--image_size",
+        type=cli.whole_number(32),
+        metavar="PX",
+        help="image size of the cost; default: the search's, or 224",
+    )
+    parser.add_argument("--lut", type=Path, metavar="FILE", help="table of layer costs to use")
+    parser.add_argument("--batch_size", type=cli.whole_number(1), default=256)
+    add_data(parser, default=None, size_flag="--data_image_size")
+    cli.add_common(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print cost and size, and the accuracy where a checkpoint and the data exist."""
+    experiment = Experiment.open(args.exp_dir)
+    subnet = experiment.subnet()
+    image_size = args.image_size or experiment.report().get("image_size", 224)
+    print(f"{experiment.dir}, cost at {image_size} px")
+    print(format_table(("figure", "value", "unit"), cost_rows(subnet, image_size, args.lut)))
+    _print_accuracy(experiment, args)
+    return 0
+
+
+def cost_rows(subnet: Subnet, image_size: int, lut_path: Path | None = None) -> list[tuple]:
+    """Return (figure, value, unit) of everything a subnet costs."""
+    from lut import table as lut_table
+    from utils.latency_predictor import LatencyPredictor
+
+    table = lut_table.load(lut_path) if lut_path else None
+    rows = []
+    for name, type_, accounting, unit, scale, digits in (
+        ("latency", "latency", "paper", "ms", 1, 3),
+        ("latency, whole network", "latency", "full", "ms", 1, 3),
+        ("energy", "energy", "paper", "mJ", 1, 3),
+        ("energy, whole network", "energy", "full", "mJ", 1, 3),
+        ("BitOps", "bitops", "full", "G", 1e9, 2),
+        ("model size", "size", "full", "MB", 1e6, 3),
+    ):
+        predictor = LatencyPredictor(type_, image_size, subnet.space, table, accounting)
+        value = float(predictor.predict([subnet])[0])
+        rows.append((name, f"{value / scale:.{digits}f}", unit))
+    return rows
+
+
+def _print_accuracy(experiment: Experiment, args: argparse.Namespace) -> None:
+    from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
+    from imagenet_codebase.run_manager.finetune import load_trained
+
+    device = pick_device(args.device)
+    trained = load_trained(experiment)
+    if trained is None:
+        print(
+            f"no accuracy: there is no {experiment.best_checkpoint}; make it with "
+            f"'python quant_aware.py --exp_name={experiment.dir.name}'"
+        )
+        return
+    try:
+        data = open_data(
+            args, trained.facts.get("dataset", "imagenet"), trained.facts.get("image_size")
+        )
+    except ApqError as error:
+        if args.dataset or args.data_dir:
+            raise
+        print(f"no accuracy: {error}")
+        return
+    if data.n_classes != trained.net.n_classes:
+        raise ApqError(
+            f"{experiment.best_checkpoint} knows {trained.net.n_classes} classes and "
+            f"{data.name} has {data.n_classes}: name the right data with --dataset"
+        )
+    loader = data.loader("test", args.batch_size, n_workers=args.n_workers)
+    accuracy = evaluate(trained.net.to(device), loader, "test images")
+    print(
+        f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} on the {accuracy.n_images} "
+        f"test images of {data.name} at {data.image_size} px"
+    )

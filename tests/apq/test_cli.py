@@ -1,0 +1,377 @@
+"""The command line: its surface, what mistakes are told, and what a search leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from apq import Experiment, cli
+from apq.cli.tables import format_table
+from apq.provenance import write_card
+from apq.space import PAPER_SPACE
+from apq.subnet import smallest
+from utils.accuracy_predictor import AccuracyPredictor
+from utils.latency_predictor import LatencyPredictor
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+SURFACE = {
+    "search": """--exp_name --constraint --type --mode --acc_predictor_dir --overwrite --image_size
+        --lut --accounting --population --generations --mutation_prob""",
+    "quant-aware": """--exp_name --supernet --restart --n_epochs --batch_size --lr --weight_decay
+        --label_smoothing --warmup_epochs --save_every_s --dataset --data_dir --image_size
+        --n_workers --download""",
+    "test": """--exp_dir --image_size --lut --batch_size --dataset --data_dir --data_image_size
+        --n_workers --download""",
+    "lut": "--image_size --out --filter --limit",
+    "supernet": """--out --largest_epochs --elastic_epochs --quantized_epochs --lr --quantized_lr
+        --batch_size --warmup_epochs --n_random --restart --dataset --data_dir --image_size
+        --n_workers --download""",
+    "collect": """--supernet --out --n_full --n_quantized --n_bn_images --dataset --data_dir
+        --image_size --n_workers --download""",
+    "predictor": "--pairs --out_dir --n_epochs --lr --transfer_lr --held_out",
+}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A working folder whose `models/` holds a predictor with random weights."""
+    torch.manual_seed(0)
+    path = tmp_path / "models" / "acc_quant.pt"
+    AccuracyPredictor().save(path)
+    write_card(path, dataset="digits", image_size=64)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def call(capsys):
+    """Run a command; return exit status, standard output and standard error."""
+
+    def run(command, *flags):
+        status = cli.run(command, flags, f"apq {command}")
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def search_flags(name="found", constraint="12.80", **others):
+    flags = {"exp_name": name, "constraint": constraint, "generations": 3, **others}
+    return [f"--{flag}={value}" for flag, value in flags.items()]
+
+
+@pytest.mark.parametrize("command", SURFACE)
+def test_the_surface_changes_only_on_purpose(command):
+    module = __import__(f"apq.cli.{cli.COMMANDS[command][0]}", fromlist=["make_parser"])
+    flags = {f"--{name}" for name in module.make_parser("apq").flags()}
+    assert flags == {*SURFACE[command].split(), "--help", "--config", "--seed", "--device"}
+    assert set(SURFACE) == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["", *SURFACE])
+def test_help_needs_no_torch(command):
+    code = (
+        "import sys\nfrom apq.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    argv = [sys.executable, "-c", code, *([command] if command else []), "--help"]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: apq" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--constrain=12"], r"unknown argument '--constrain' (did you mean '--constraint'?)"),
+        (["--typ=energy"], "unknown argument '--typ' (did you mean '--type'?)"),
+        (
+            ["--type=latncy"],
+            "--type: 'latncy' is none of latency, energy (did you mean 'latency'?)",
+        ),
+        (["--mode=evolutoin"], "(did you mean 'evolution'?)"),
+        (["--constraint=-3"], "--constraint: '-3' is not a positive number"),
+        (["--constraint=nan"], "--constraint: 'nan' is not a positive number"),
+        (["--constraint=inf"], "--constraint: 'inf' is not a positive number"),
+        (["--constraint=fast"], "--constraint: 'fast' is not a number"),
+        (["--constraint=1"], "the cheapest subnet costs 2.95915 ms; raise the constraint"),
+        (["--type=energy", "--constraint=5"], "the cheapest subnet costs 5.107084 mJ"),
+        (["--exp_name=a/b"], "experiment name 'a/b' is not a plain name"),
+        (["--acc_predictor_dir=empty"], "no accuracy predictor acc_quant.pt in empty"),
+        (["--acc_predictor_dir=cut"], "cut/acc_quant.pt is cut short or was not written by torch"),
+        (["--acc_predictor_dir=text"], "text/acc_quant.pt"),
+        (["--acc_predictor_dir=odd"], "'regressor.weight' is (1, 7); expected (1, 400)"),
+        (["--lut=cut/acc_quant.pt"], "cut/acc_quant.pt is not a text file"),
+        (["--lut=nowhere"], "cannot read nowhere: No such file"),
+        (["--device=gpu"], "--device gpu cannot be used here"),
+        (["--generations=0"], "--generations: 0 is too small; at least 1"),
+        (["--seed=x"], "--seed: 'x' is not a whole number"),
+        (["--image_size=16"], "--image_size: 16 is too small"),
+        (["--config=nowhere.yaml"], "cannot read nowhere.yaml"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(home, call, flags, message):
+    weights = AccuracyPredictor().state_dict()
+    for name in ("empty", "cut", "text", "odd"):
+        (home / name).mkdir()
+    whole = (home / "models" / "acc_quant.pt").read_bytes()
+    (home / "cut" / "acc_quant.pt").write_bytes(whole[: len(whole) // 2])
+    (home / "text" / "acc_quant.pt").write_text("not a model")
+    torch.save({**weights, "regressor.weight": torch.zeros(1, 7)}, home / "odd" / "acc_quant.pt")
+    status, out, err = call("search", *search_flags(), *flags)
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("apq search: error: ")
+    assert message in err
+    assert not (home / "exps").exists()
+
+
+def test_a_missing_flag_is_named(home, call):
+    status, _, err = call("search", "--exp_name=x")
+    assert status == 2
+    assert "the following arguments are required: --constraint" in err
+
+
+def test_an_unknown_command_names_the_closest(capsys):
+    assert cli.main(["serch"]) == 2
+    assert "unknown command 'serch' (did you mean 'search'?)" in capsys.readouterr().err
+
+
+def test_a_search_leaves_an_experiment_that_explains_itself(home, call):
+    status, out, err = call("search", *search_flags(seed=3))
+    assert (status, err) == (0, "")
+    experiment = Experiment.open(home / "exps" / "found")
+    cost = LatencyPredictor("latency").predict([experiment.subnet()])[0]
+    assert cost <= 12.80
+    assert json.loads((experiment.dir / "lat").read_text()) == [cost]
+    report = experiment.report()
+    assert report["settings"]["seed"] == 3
+    assert report["predictor"]["dataset"] == "digits"
+    assert len(report["table_sha256"]) == len(report["predictor"]["sha256"]) == 64
+    assert "total" in out
+    assert f"latency {cost:.3f} ms of 12.8 ms at 224 px" in out
+    assert "learned on digits at 64 px" in out
+    assert "the accuracy was learned at 64 px and the cost is at 224 px" in out
+    # The blocks' rows and the fixed layers' add up to the total.
+    lines = [line.split() for line in out.splitlines()[2:] if line.strip()]
+    rows = [line for line in lines if line[0] in ("head", "stage", "tail")]
+    total = next(line for line in lines if line[0] == "total")
+    assert sum(float(row[-2]) for row in rows) == pytest.approx(float(total[-2]), abs=0.02)
+    assert sum(float(row[-1]) for row in rows) == pytest.approx(float(total[-1]), abs=0.02)
+
+
+def test_the_same_seed_finds_the_same_subnet_and_another_may_not(home, call):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert call("search", *search_flags(name, seed=seed))[0] == 0
+    a, b, c = (Experiment.open(home / "exps" / name).subnet() for name in "abc")
+    assert a == b != c
+
+
+def test_an_existing_experiment_is_refused_before_the_search(home, call):
+    call("search", *search_flags())
+    before = (home / "exps" / "found" / "arch").read_text()
+    status, _, err = call("search", *search_flags(seed=5))
+    assert status == 2
+    assert "exists" in err
+    assert (home / "exps" / "found" / "arch").read_text() == before
+    assert call("search", *search_flags(seed=5), "--overwrite")[0] == 0
+    assert (home / "exps" / "found" / "arch").read_text() != before
+
+
+def test_a_constraint_above_the_dearest_is_said_to_bind_nothing(home, call):
+    status, _, err = call("search", *search_flags(constraint=100))
+    assert status == 0
+    assert "binds nothing: the dearest subnet costs 46.792338 ms" in err
+
+
+def test_energy_and_another_image_size(home, call):
+    status, out, _ = call("search", *search_flags(constraint=2, type="energy", image_size=64))
+    assert status == 0
+    experiment = Experiment.open(home / "exps" / "found")
+    assert LatencyPredictor("energy", 64).predict([experiment.subnet()])[0] <= 2
+    assert "note:" not in out  # accuracy and cost are at one size
+
+
+def test_a_search_runs_from_any_folder_with_the_shipped_predictor(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = call("search", *search_flags())
+    assert status == 0
+    assert "learned on" in out
+
+
+def test_the_authors_table_gives_the_same_search(home, call, reference):
+    path = reference / "BitFusion_new.b1.dict"
+    assert call("search", *search_flags("ours"))[0] == 0
+    assert call("search", *search_flags("theirs", lut=path))[0] == 0
+    ours, theirs = (Experiment.open(home / "exps" / name) for name in ("ours", "theirs"))
+    assert ours.subnet() == theirs.subnet()
+
+
+def test_ctrl_c_keeps_the_best_so_far(home):
+    code = (
+        "import os, signal, sys\nimport methods.evolution.evolve as evolve\n"
+        "record = evolve._Population.record\n"
+        "def interrupt(self, generation, n):\n"
+        "    if generation == 5:\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return record(self, generation, n)\n"
+        "evolve._Population.record = interrupt\n"
+        "from apq.cli import run\nsys.exit(run('search', sys.argv[1:], 'search.py'))"
+    )
+    argv = [sys.executable, "-c", code, *search_flags(generations=100000)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "stopped early: this is the best so far" in done.stdout
+    experiment = Experiment.open(home / "exps" / "found")
+    assert experiment.report()["interrupted"]
+    assert LatencyPredictor().predict([experiment.subnet()])[0] <= 12.80
+
+
+def test_a_config_file_holds_flags_and_the_command_line_wins(home, call):
+    (home / "run.yaml").write_text(
+        "exp_name: from_file\nconstraint: 12.8\ngenerations: 2\noverwrite: true\n"
+    )
+    assert call("search", "--config=run.yaml")[0] == 0
+    assert call("search", "--config=run.yaml", "--exp_name=typed")[0] == 0
+    assert {p.name for p in (home / "exps").iterdir()} == {"from_file", "typed"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("constrant: 3", "unknown setting 'constrant' (did you mean 'constraint'?)"),
+        ("constraint: slow", "run.yaml: --constraint: 'slow' is not a number"),
+        ("overwrite: 1", "'overwrite' is 1; it must be true or false"),
+        ("seed: [1]", "'seed' is [1]; it must be a number or a word"),
+        ("- 3", "must hold settings"),
+        ("a: [", "not valid YAML"),
+        ("seed: !!python/object/apply:os.system ['touch evil']", "not valid YAML"),
+    ],
+)
+def test_a_broken_config_file_is_told(home, call, text, message):
+    (home / "run.yaml").write_text(text)
+    status, _, err = call("search", *search_flags(), "--config=run.yaml")
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (home / "evil").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a[0]["ks"].pop(), "kernels has 20 entries"),
+        (lambda a: a[0]["ks"].__setitem__(0, 4), "kernel of block 1 is 4"),
+        (lambda a: a[0]["e"].__setitem__(0, 7), "expand ratio of block 1 is 7"),
+        (
+            lambda a: (a[0]["ks"].__setitem__(0, 7), a[1]["dw_a_bits_setting"].__setitem__(0, 4)),
+            "no tile of it fits the accelerator's weight buffer",
+        ),
+        (None, "not valid JSON"),
+    ],
+)
+@pytest.mark.parametrize("command", ["test", "quant-aware"])
+def test_a_broken_arch_is_named_by_every_command(home, call, command, change, message):
+    arch = smallest().with_bits(8).to_paper()
+    if change:
+        change(arch)
+    folder = home / "exps" / "broken"
+    folder.mkdir(parents=True)
+    (folder / "arch").write_text(json.dumps(arch) if change else '[{"ks": ')
+    flag = "--exp_dir=exps/broken" if command == "test" else "--exp_name=broken"
+    status, _, err = call(command, flag)
+    assert status == 2
+    assert f"{Path('exps/broken/arch')}: " in err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset=digit"], "there is no data set 'digit' (did you mean 'digits'?)"),
+        ([], "there is no folder dataset/imagenet"),
+        (["--dataset=cifar10"], "dataset/cifar10"),
+        (["--dataset=digits", "--supernet=gone"], "there is no supernet at gone"),
+        (["--dataset=digits", "--supernet=models/acc_quant.pt"], "no supernet"),
+        (["--dataset=digits", "--label_smoothing=2"], "label_smoothing is 2.0"),
+    ],
+)
+def test_finetuning_tells_what_is_missing(home, call, flags, message):
+    call("search", *search_flags())
+    status, _, err = call("quant-aware", "--exp_name=found", *flags)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_an_experiment_without_checkpoint_is_priced_all_the_same(home, call):
+    call("search", *search_flags())
+    status, out, _ = call("test", "--exp_dir=exps/found")
+    assert status == 0
+    assert "no accuracy: there is no exps/found/checkpoint/model_best.pth.tar" in out
+    subnet = Experiment.open("exps/found").subnet()
+    for type_, scale, digits in (("latency", 1, 3), ("energy", 1, 3), ("bitops", 1e9, 2)):
+        value = LatencyPredictor(type_).predict([subnet])[0] / scale
+        assert f"{value:.{digits}f}" in out
+
+
+def test_lut_builds_shows_and_compares(home, call, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    status, out, _ = call("lut", "build", "--image_size=64", "--out=own.json")
+    assert status == 0
+    assert "own.json" in out
+    status, out, _ = call("lut", "show", "own.json", "--filter=(96, 384, 4, 1", "--limit=2")
+    assert status == 0
+    assert "(96, 384, 4, 1, 1, 0, 1)-W4A4" in out
+    assert "dram" in out
+    assert "and 7 more" in out
+    table = json.loads(Path("own.json").read_text())
+    table["layers"]["tail"]["latency"] *= 1.01
+    Path("other.json").write_text(json.dumps(table))
+    status, out, _ = call("lut", "diff", "own.json", "other.json")
+    assert status == 0
+    assert "tail" in out
+    assert "9.9e-03" in out
+    assert call("lut", "diff", "own.json")[0] == 0
+    assert call("lut", "diff")[0] == 2
+    assert call("lut", "show", "--filter=(97,")[0] == 2
+
+
+def test_the_table_printer_by_hand():
+    text = format_table(("name", "ms"), [("a", 1.5), ("longer", 10), (None, None)])
+    assert text == "name     ms\n------  ---\na       1.5\nlonger   10\n"
+
+
+def test_predictors_train_from_a_file_of_pairs(home, call):
+    from methods.prediction.pairs import write_pairs
+
+    rng = np.random.default_rng(0)
+    subnets = PAPER_SPACE.decode(PAPER_SPACE.sample(rng, 60))
+    pairs = {s.full_precision() if i < 30 else s: 80.0 + i / 10 for i, s in enumerate(subnets)}
+    write_pairs("pairs.json", pairs)
+    write_card("pairs.json", dataset="toys", image_size=48)
+    status, out, _ = call("predictor", "--pairs=pairs.json", "--out_dir=mine", "--n_epochs=2")
+    assert status == 0
+    assert "quantized, by transfer" in out
+    assert AccuracyPredictor.load("mine").card["dataset"] == "toys"
+    assert not AccuracyPredictor.load("mine", name="acc.pt").quantized
+    write_pairs("few.json", dict(list(pairs.items())[:3]))
+    status, _, err = call("predictor", "--pairs=few.json")
+    assert status == 2
+    assert "too few" in err
+
+
+def test_interrupts_elsewhere_end_without_a_traceback(monkeypatch, capsys):
+    module = __import__("apq.cli.lut", fromlist=["run"])
+    monkeypatch.setattr(module, "run", lambda args: os.kill(os.getpid(), signal.SIGINT))
+    assert cli.run("lut", ["show"], "apq lut") == 130
+    assert capsys.readouterr().err == "apq lut: interrupted\n"
