@@ -100,9 +100,15 @@ class Experiment:
             return Subnet.from_json(files.read_text(self.dir / "arch"), space)
 
     def report(self) -> dict[str, Any]:
-        """Return what the search wrote of itself, or an empty dict for an authors' folder."""
+        """Return what the search wrote of itself, or an empty dict for an authors' folder.
+
+        Raises ApqError when the file is damaged.
+        """
         path = self.dir / "search.json"
-        return files.read_json(path) if path.exists() else {}
+        report = files.read_json(path) if path.exists() else {}
+        if not isinstance(report, dict):
+            raise ApqError(f"{path} is damaged: it must hold a JSON object")
+        return report
 
     @property
     def checkpoint_dir(self) -> Path:

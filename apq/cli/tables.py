@@ -23,4 +23,8 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text.lstrip("+-")[:1].isdigit()
+    try:
+        float(text.rstrip("%"))
+    except ValueError:
+        return False
+    return True

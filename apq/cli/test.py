@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
@@ -11,6 +12,12 @@ from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.subnet import Subnet
+
+if TYPE_CHECKING:
+    from imagenet_codebase.run_manager.finetune import TrainedSubnet
+    from lut.table import Table
+
+IMAGENET_CLASSES = 1000
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -21,9 +28,12 @@ def make_parser(prog: str) -> cli.Parser:
         "--image_size",
         type=cli.whole_number(32),
         metavar="PX",
-        help="image size of the cost; default: the search's, or 224",
+        help="image size of the cost; default: that of --lut, the search's, or 224",
     )
     parser.add_argument("--lut", type=Path, metavar="FILE", help="table of layer costs to use")
+    parser.add_argument(
+        "--layers", action="store_true", help="print every layer's cost and its components"
+    )
     parser.add_argument("--batch_size", type=cli.whole_number(1), default=256)
     add_data(parser, default=None, size_flag="--data_image_size")
     cli.add_common(parser)
@@ -32,21 +42,38 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Print cost and size, and the accuracy where a checkpoint and the data exist."""
+    from imagenet_codebase.run_manager.finetune import load_trained
+    from lut import table as lut_table
+
     experiment = Experiment.open(args.exp_dir)
     subnet = experiment.subnet()
-    image_size = args.image_size or experiment.report().get("image_size", 224)
-    print(f"{experiment.dir}, cost at {image_size} px")
-    print(format_table(("figure", "value", "unit"), cost_rows(subnet, image_size, args.lut)))
-    _print_accuracy(experiment, args)
+    table = lut_table.load(args.lut) if args.lut else None
+    searched_at = table.image_size if table else experiment.report().get("image_size", 224)
+    image_size = args.image_size or searched_at
+    trained = load_trained(experiment)
+    n_classes = trained.net.n_classes if trained else IMAGENET_CLASSES
+    print(f"{experiment.dir}: cost at {image_size} px, {n_classes} classes")
+    print(
+        format_table(("figure", "value", "unit"), cost_rows(subnet, image_size, table, n_classes))
+    )
+    if args.layers:
+        print(format_layers(subnet, image_size, table, n_classes))
+    if trained:
+        _print_accuracy(experiment, trained, args)
+    else:
+        print(
+            f"no accuracy: there is no {experiment.best_checkpoint}; make it with "
+            f"'python quant_aware.py --exp_name={experiment.dir.name}'"
+        )
     return 0
 
 
-def cost_rows(subnet: Subnet, image_size: int, lut_path: Path | None = None) -> list[tuple]:
+def cost_rows(
+    subnet: Subnet, image_size: int, table: Table | None, n_classes: int
+) -> list[tuple[str, str, str]]:
     """Return (figure, value, unit) of everything a subnet costs."""
-    from lut import table as lut_table
     from utils.latency_predictor import LatencyPredictor
 
-    table = lut_table.load(lut_path) if lut_path else None
     rows = []
     for name, type_, accounting, unit, scale, digits in (
         ("latency", "latency", "paper", "ms", 1, 3),
@@ -56,28 +83,45 @@ def cost_rows(subnet: Subnet, image_size: int, lut_path: Path | None = None) -> 
         ("BitOps", "bitops", "full", "G", 1e9, 2),
         ("model size", "size", "full", "MB", 1e6, 3),
     ):
-        predictor = LatencyPredictor(type_, image_size, subnet.space, table, accounting)
-        value = float(predictor.predict([subnet])[0])
-        rows.append((name, f"{value / scale:.{digits}f}", unit))
+        cost = LatencyPredictor(type_, image_size, subnet.space, table, accounting, n_classes)
+        rows.append((name, f"{float(cost.predict([subnet])[0]) / scale:.{digits}f}", unit))
     return rows
 
 
-def _print_accuracy(experiment: Experiment, args: argparse.Namespace) -> None:
+def format_layers(subnet: Subnet, image_size: int, table: Table | None, n_classes: int) -> str:
+    """Return a row for each layer of the whole network: shape, bits, cost, energy by component."""
+    from utils.latency_predictor import LatencyPredictor
+
+    cost = LatencyPredictor("latency", image_size, subnet.space, table, "full", n_classes)
+    rows = cost.breakdown(subnet)
+    parts = list(rows[0].components or {})
+    headers = ("block", "layer", "shape", "bits", "ms", "mJ", *(f"{p} mJ" for p in parts))
+    return format_table(
+        [header.replace("_", " ") for header in headers],
+        [
+            (
+                row.block,
+                row.name.replace("_", " "),
+                row.layer.description,
+                f"W{row.w_bits}A{row.a_bits}",
+                f"{row.latency_ms:.4f}",
+                f"{row.energy_mj:.4f}",
+                *(f"{row.components[part]:.4f}" for part in parts),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _print_accuracy(
+    experiment: Experiment, trained: TrainedSubnet, args: argparse.Namespace
+) -> None:
     from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
-    from imagenet_codebase.run_manager.finetune import load_trained
 
     device = pick_device(args.device)
-    trained = load_trained(experiment)
-    if trained is None:
-        print(
-            f"no accuracy: there is no {experiment.best_checkpoint}; make it with "
-            f"'python quant_aware.py --exp_name={experiment.dir.name}'"
-        )
-        return
+    dataset = trained.facts.get("dataset", "imagenet")
     try:
-        data = open_data(
-            args, trained.facts.get("dataset", "imagenet"), trained.facts.get("image_size")
-        )
+        data = open_data(args, dataset, trained.facts.get("image_size"))
     except ApqError as error:
         if args.dataset or args.data_dir:
             raise

@@ -166,10 +166,13 @@ class MobileNet(nn.Module):
                 layer.weight_range.copy_(layer.active_filter(in_channels).abs().max())
 
     @torch.no_grad()
-    def reset_bn_statistics(self, batches: Iterable[torch.Tensor]) -> None:
+    def reset_bn_statistics(
+        self, batches: Iterable[torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
         """Replace the active layers' batch statistics by the average over batches of images.
 
-        Every image counts the same. Raises ApqError when there is no batch.
+        A batch is images (N, 3, S, S), or a pair of them and labels, as loaders give. Every image
+        counts the same. Raises ApqError when there is no batch.
         """
         norms = [m for m in self.modules() if isinstance(m, ElasticBatchNorm2d)]
         momentum, training = norms[0].momentum, self.training
@@ -178,7 +181,8 @@ class MobileNet(nn.Module):
             self.eval()
             for norm in norms:
                 norm.train()
-            for images in batches:
+            for batch in batches:
+                images = batch if isinstance(batch, torch.Tensor) else batch[0]
                 seen += len(images)
                 for norm in norms:
                     norm.momentum = len(images) / seen  # the first batch replaces what was there

@@ -27,8 +27,8 @@ SURFACE = {
     "quant-aware": """--exp_name --supernet --restart --n_epochs --batch_size --lr --weight_decay
         --label_smoothing --warmup_epochs --save_every_s --dataset --data_dir --image_size
         --n_workers --download""",
-    "test": """--exp_dir --image_size --lut --batch_size --dataset --data_dir --data_image_size
-        --n_workers --download""",
+    "test": """--exp_dir --image_size --lut --layers --batch_size --dataset --data_dir
+        --data_image_size --n_workers --download""",
     "lut": "--image_size --out --filter --limit",
     "supernet": """--out --largest_epochs --elastic_epochs --quantized_epochs --lr --quantized_lr
         --batch_size --warmup_epochs --n_random --restart --dataset --data_dir --image_size
@@ -319,6 +319,11 @@ def test_an_experiment_without_checkpoint_is_priced_all_the_same(home, call):
     assert status == 0
     assert "no accuracy: there is no exps/found/checkpoint/model_best.pth.tar" in out
     subnet = Experiment.open("exps/found").subnet()
+    status, out, _ = call("test", "--exp_dir=exps/found", "--layers")
+    rows = [line for line in out.splitlines() if " convolution, " in line]
+    n_layers = 3 * len(subnet.active_blocks) + 5
+    assert len(rows) == n_layers
+    assert "weight buffer mJ" in out
     for type_, scale, digits in (("latency", 1, 3), ("energy", 1, 3), ("bitops", 1e9, 2)):
         value = LatencyPredictor(type_).predict([subnet])[0] / scale
         assert f"{value:.{digits}f}" in out
