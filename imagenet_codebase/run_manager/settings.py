@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from apq.checks import check_positive, check_whole, check_within
 from apq.errors import ApqError
 
 
@@ -31,20 +32,11 @@ class TrainingSettings:
     """Seconds between two saves inside an epoch."""
 
     def __post_init__(self) -> None:
-        for name in ("n_epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ApqError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("lr", "save_every_s"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ApqError(f"{name} is {value}; it must be a positive number")
-        for name in ("warmup_epochs", "momentum", "weight_decay", "label_smoothing", "grad_clip"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ApqError(f"{name} is {value}; it must not be negative")
-        for name in ("momentum", "label_smoothing"):
-            if getattr(self, name) > 1:
-                raise ApqError(f"{name} is {getattr(self, name)}; it must not exceed 1")
+        check_whole(self, "n_epochs", "batch_size", least=1)
+        check_whole(self, "seed", "n_workers", least=0)
+        check_positive(self, "lr", "save_every_s")
+        check_within(self, "warmup_epochs", "weight_decay", "grad_clip")
+        check_within(self, "momentum", "label_smoothing", high=1)
 
     def lr_at(self, epoch: int, step: int, n_steps: int) -> float:
         """Return the learning rate of one step: linear warmup, then a cosine down to zero."""
@@ -74,3 +66,12 @@ class SupernetSettings:
     n_random: int = 2
     n_bn_images: int = 512
     """Images that batch statistics are taken from before a subnet is measured."""
+
+    def __post_init__(self) -> None:
+        check_whole(self, "largest_epochs", "elastic_epochs", "quantized_epochs", least=0)
+        check_whole(self, "n_random", least=0)
+        check_whole(self, "n_bn_images", least=1)
+        check_positive(self, "lr", "quantized_lr")
+        check_within(self, "quantized_share", high=1)
+        if not self.largest_epochs + self.elastic_epochs + self.quantized_epochs:
+            raise ApqError("every phase has 0 epochs: there is nothing to train")

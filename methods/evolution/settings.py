@@ -1,9 +1,8 @@
 """The settings of the evolutionary search; the defaults are the paper's."""
 
-import math
 from dataclasses import dataclass
 
-from apq.errors import ApqError
+from apq.checks import check_whole, check_within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +23,9 @@ class EvolutionSettings:
     """Seed of all random choices; the same seed finds the same subnet."""
 
     def __post_init__(self) -> None:
-        for name, least in (("population", 2), ("generations", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ApqError(f"{name} is {value!r}; it must be an integer of {least} or more")
-        for name in ("parent_ratio", "mutation_ratio", "mutation_prob"):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or not 0 <= value <= 1:
-                raise ApqError(f"{name} is {value!r}; it must be a number from 0 to 1")
+        check_whole(self, "population", least=2)
+        check_whole(self, "generations", "seed", least=0)
+        check_within(self, "parent_ratio", "mutation_ratio", "mutation_prob", high=1)
 
     @property
     def n_parents(self) -> int:

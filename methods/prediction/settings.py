@@ -1,9 +1,8 @@
 """How a predictor is trained."""
 
-import math
 from dataclasses import dataclass
 
-from apq.errors import ApqError
+from apq.checks import check_positive, check_whole, check_within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +21,8 @@ class FitSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ApqError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("lr", "transfer_lr"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ApqError(f"{name} is {value}; it must be a positive number")
-        if not 0 < self.held_out < 1:
-            raise ApqError(f"held_out is {self.held_out}; it must lie between 0 and 1")
+        check_whole(self, "n_epochs", "batch_size", least=1)
+        check_whole(self, "seed", least=0)
+        check_positive(self, "lr", "transfer_lr", "held_out")
+        check_within(self, "weight_decay")
+        check_within(self, "held_out", high=0.9)

@@ -1,0 +1,38 @@
+"""Checks of settings' fields, made when the settings are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from apq.errors import ApqError
+
+
+def check_whole(settings: Any, *names: str, least: int) -> None:
+    """Raise ApqError unless the fields are integers of `least` or more."""
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ApqError(f"{name} is {value!r}; it must be an integer of {least} or more")
+
+
+def check_positive(settings: Any, *names: str) -> None:
+    """Raise ApqError unless the fields are finite numbers above zero."""
+    for name in names:
+        value = getattr(settings, name)
+        if not _is_finite(value) or value <= 0:
+            raise ApqError(f"{name} is {value!r}; it must be a positive number")
+
+
+def check_within(settings: Any, *names: str, high: float = math.inf) -> None:
+    """Raise ApqError unless the fields are finite numbers from 0 to `high`."""
+    for name in names:
+        value = getattr(settings, name)
+        if not _is_finite(value) or not 0 <= value <= high:
+            range_text = f"from 0 to {high:g}" if math.isfinite(high) else "of 0 or more"
+            raise ApqError(f"{name} is {value!r}; it must be a number {range_text}")
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
