@@ -1,0 +1,1 @@
+"""Trained weights that come with APQ, a card beside each."""

@@ -1,0 +1,116 @@
+"""The product as a user runs it: the three scripts, on real images, with the shipped models."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apq import Experiment, files
+from apq.provenance import read_card
+from imagenet_codebase.run_manager.finetune import load_trained
+from methods.prediction.pairs import read_pairs, split_pairs
+from utils import checkpoint
+from utils.latency_predictor import LatencyPredictor
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MODELS = REPOSITORY / "models"
+
+
+def run(script, *flags, cwd):
+    """Run a script of the repository in another folder; return what it printed."""
+    argv = [sys.executable, str(REPOSITORY / script), *flags]
+    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder in which the main job was run once: search, finetune, test."""
+    folder = tmp_path_factory.mktemp("workplace")
+    outputs = {
+        "search": run(
+            "search.py",
+            "--mode=evolution",
+            "--acc_predictor_dir=models",
+            "--exp_name=test",
+            "--constraint=12.80",
+            "--type=latency",
+            cwd=folder,
+        ),
+        "quant_aware": run(
+            "quant_aware.py",
+            "--exp_name=test",
+            "--dataset=digits",
+            "--n_epochs=2",
+            "--image_size=32",
+            cwd=folder,
+        ),
+        "test": run("test.py", "--exp_dir=exps/test", cwd=folder),
+    }
+    return folder, outputs
+
+
+def test_the_main_job(workplace):
+    folder, outputs = workplace
+    experiment = Experiment.open(folder / "exps" / "test")
+    assert "learned on digits at 64 px" in outputs["search"]
+    assert LatencyPredictor().predict([experiment.subnet()])[0] <= 12.80
+    with open(experiment.checkpoint_dir / "summary.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    # Ten classes at a size the supernet never saw: chance is 10 %.
+    assert max(float(row["val_top1"]) for row in rows) > 0.5
+    top1 = float(re.search(r"top-1 ([\d.]+)%", outputs["test"]).group(1))
+    assert top1 > 50
+    assert "on the 360 test images of digits at 32 px" in outputs["test"]
+    assert re.search(r"latency +\d+\.\d+ +ms", outputs["test"])
+    assert load_trained(experiment).facts["dataset"] == "digits"
+
+
+def test_finetuning_again_goes_on_from_what_is_there(workplace):
+    folder, _ = workplace
+    flags = ("--exp_name=test", "--dataset=digits", "--n_epochs=2", "--image_size=32")
+    out = run("quant_aware.py", *flags, cwd=folder)
+    assert "going on after epoch 2" in out
+
+
+def test_an_energy_search(workplace):
+    folder, _ = workplace
+    run("search.py", "--exp_name=green", "--constraint=9.14", "--type=energy", cwd=folder)
+    subnet = Experiment.open(folder / "exps" / "green").subnet()
+    assert LatencyPredictor("energy").predict([subnet])[0] <= 9.14
+
+
+@pytest.mark.parametrize("name", ["supernet.pth.tar", "pairs.json", "acc.pt", "acc_quant.pt"])
+def test_every_shipped_model_has_a_true_card(name):
+    card = read_card(MODELS / name)
+    assert card["sha256"] == files.sha256(MODELS / name)
+    assert {"dataset", "image_size", "seed", "command", "date"} <= set(card)
+
+
+def test_the_shipped_pairs_and_predictors_belong_together():
+    full, quantized = split_pairs(read_pairs(MODELS / "pairs.json"))
+    assert len(full) >= 100
+    assert len(quantized) >= 200
+    pairs_hash = files.sha256(MODELS / "pairs.json")
+    for name in ("acc.pt", "acc_quant.pt"):
+        card = read_card(MODELS / name)
+        assert card["pairs_sha256"] == pairs_hash
+        assert card["figures"]["quantized, by transfer"]["n_held_out"] > 0
+    supernet_hash = files.sha256(MODELS / "supernet.pth.tar")
+    assert read_card(MODELS / "pairs.json")["supernet_sha256"] == supernet_hash
+
+
+def test_shipped_models_hold_no_traces_of_a_machine():
+    for path in MODELS.glob("*.json"):
+        assert "/home" not in path.read_text()
+        assert "/tmp" not in path.read_text()
+    content = checkpoint.load(MODELS / "supernet.pth.tar")
+    assert set(content) == {"state_dict"}
+    assert json.loads((MODELS / "supernet.card.json").read_text())["dataset"] == "digits"
