@@ -27,18 +27,25 @@ class Experiment:
     @classmethod
     def path_for(cls, name: str, root: str | Path = EXPERIMENTS_DIR) -> Path:
         """Return the folder of an experiment name; raises ApqError when it is not a plain name."""
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
             raise ApqError(
-                f"experiment name {name!r} is not a plain name: use letters, digits, '.', '_' "
-                f"and '-' only; the folder is made under {root}/"
+                f"experiment name {name[:120]!r} is not a plain name: use at most 100 letters, "
+                f"digits, '.', '_' and '-'; the folder is made under {root}/"
             )
         return Path(root) / name
 
     @classmethod
-    def check_free(cls, name: str, root: str | Path = EXPERIMENTS_DIR) -> None:
-        """Raise ApqError when the experiment exists, before hours are spent on it."""
+    def check_free(
+        cls, name: str, root: str | Path = EXPERIMENTS_DIR, overwrite: bool = False
+    ) -> None:
+        """Raise ApqError when `create` would fail, before time is spent on what it would keep."""
         path = cls.path_for(name, root)
-        if path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=path.parent).close()
+        except OSError as error:
+            raise ApqError(f"cannot write {path}: {error.strerror}") from None
+        if path.exists() and not overwrite:
             raise ApqError(
                 f"experiment {path} exists: choose another --exp_name, or replace it with "
                 "--overwrite"
@@ -61,10 +68,8 @@ class Experiment:
         existing one is replaced only after the new one is complete.
         """
         path = cls.path_for(name, root)
-        if not overwrite:
-            cls.check_free(name, root)
+        cls.check_free(name, root, overwrite)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{name}."))
         except OSError as error:
             raise ApqError(f"cannot write {path}: {error.strerror}") from None
@@ -77,10 +82,11 @@ class Experiment:
                 path.rename(staging / "old")
             new.rename(path)
         except OSError as error:
-            if (staging / "old").exists() and not path.exists():
-                (staging / "old").rename(path)
             raise ApqError(f"cannot write {path}: {error.strerror}; nothing was changed") from None
         finally:
+            # Whatever came between, Ctrl-C included, an experiment that was there stays.
+            if (staging / "old").exists() and not path.exists():
+                (staging / "old").rename(path)
             shutil.rmtree(staging, ignore_errors=True)
         return cls(path)
 

@@ -40,9 +40,9 @@ def provenance() -> dict[str, Any]:
 
 
 def card_path(path: str | Path) -> Path:
-    """Return where the card of a file lies: `acc_quant.pt` -> `acc_quant.card.json`."""
+    """Return where the card of a file lies: `acc_quant.pt` -> `acc_quant.pt.card.json`."""
     path = Path(path)
-    return path.with_name(path.name.split(".")[0] + ".card.json")
+    return path.with_name(path.name + ".card.json")
 
 
 def write_card(path: str | Path, **facts: Any) -> None:
@@ -52,11 +52,15 @@ def write_card(path: str | Path, **facts: Any) -> None:
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
-    """Return the card of a file, or an empty dict where there is none; raises ApqError."""
+    """Return the card of a file, or an empty dict where there is none, or one of another file.
+
+    Raises ApqError when the card is damaged.
+    """
     card = card_path(path)
     if not card.is_file():
         return {}
     content = files.read_json(card)
     if not isinstance(content, dict):
         raise ApqError(f"{card} is no card: it must hold a JSON object")
-    return content
+    # A file that was replaced must not be described by what was there before.
+    return content if content.get("sha256") == files.sha256(path) else {}

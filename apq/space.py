@@ -167,6 +167,20 @@ class SearchSpace:
 
     # ---- gene arrays ----
 
+    def check_genes(self, genes: np.ndarray) -> None:
+        """Raise ApqError unless `genes` are integers (N, n_genes), each one of its choices."""
+        if genes.ndim != 2 or genes.shape[1] != self.n_genes or genes.dtype.kind not in "iu":
+            raise ApqError(
+                f"genes have shape {genes.shape} and type {genes.dtype}; "
+                f"expected integers of shape (N, {self.n_genes})"
+            )
+        wrong = (genes < 0) | (genes >= self.gene_sizes)
+        if wrong.any():
+            n, g = np.argwhere(wrong)[0]
+            raise ApqError(
+                f"gene {g} of row {n} is {genes[n, g]}; it has {self.gene_sizes[g]} choices"
+            )
+
     def active(self, genes: np.ndarray) -> np.ndarray:
         """Return which blocks each subnet's depths keep, bool of shape (N, n_blocks)."""
         depth = genes[:, self.columns["depths"]][:, self._stage_of_block]
@@ -236,14 +250,7 @@ class SearchSpace:
         """Return the subnets of genes (N, n_genes); raises ApqError on an index out of range."""
         from apq.subnet import Subnet  # a subnet names its space, so this way round is local
 
-        genes = np.asarray(genes)
-        if genes.ndim != 2 or genes.shape[1] != self.n_genes:
-            raise ApqError(f"genes have shape {genes.shape}; expected (N, {self.n_genes})")
-        if ((genes < 0) | (genes >= self.gene_sizes)).any():
-            n, g = np.argwhere((genes < 0) | (genes >= self.gene_sizes))[0]
-            raise ApqError(
-                f"gene {g} of row {n} is {genes[n, g]}; it has {self.gene_sizes[g]} choices"
-            )
+        self.check_genes(genes)
         subnets = []
         for row in genes.tolist():
             values = [c[i] for c, i in zip(self.choices, row, strict=True)]

@@ -83,8 +83,9 @@ class Subnet:
         """Return the same architecture with one bit width everywhere.
 
         A depthwise activation that cannot have it (see `SearchSpace.forbidden`) gets the next
-        wider one.
+        wider one. Raises ApqError when the space has no such bits.
         """
+        _check_choice("bits", bits, self.space.bits)
         n = self.space.n_blocks
         dw_a_bits = tuple(
             min(b for b in self.space.bits if b >= bits and (k, b) not in self.space.forbidden)
@@ -147,7 +148,7 @@ class Subnet:
         """Read `to_json`'s string; raises ApqError when it is not JSON."""
         try:
             arch = json.loads(text)
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ApqError(f"not valid JSON: {error}") from None
         return cls.from_paper(arch, space)
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
 from apq.paths import find_model
-from apq.provenance import read_card, write_card
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -40,24 +38,19 @@ def run(args: argparse.Namespace) -> int:
     supernet = find_model(args.supernet)
     net = load_supernet(supernet).net.to(device)
     data = open_data(args)
-    started = time.perf_counter()
     finished = collect(
-        net, data, args.out, args.n_full, args.n_quantized, args.seed, args.n_bn_images
+        net,
+        data,
+        args.out,
+        args.n_full,
+        args.n_quantized,
+        {"supernet": supernet.name, "supernet_sha256": files.sha256(supernet)},
+        seed=args.seed,
+        n_bn_images=args.n_bn_images,
+        n_workers=args.n_workers,
     )
     if not finished:
         print(f"stopped; the same command goes on from {args.out}")
         return 130
-    write_card(
-        args.out,
-        dataset=data.name,
-        image_size=data.image_size,
-        seed=args.seed,
-        n_full=args.n_full,
-        n_quantized=args.n_quantized,
-        n_images=data.n_images("val"),
-        supernet_sha256=files.sha256(supernet),
-        supernet=read_card(supernet).get("file", supernet.name),
-        last_sitting_minutes=round((time.perf_counter() - started) / 60, 1),
-    )
     print(f"pairs: {args.out}")
     return 0

@@ -22,7 +22,7 @@ def make_parser(prog: str) -> cli.Parser:
         "  show [TABLE]         summarise a table and the entries that --filter picks\n"
         "  diff TABLE [TABLE]   compare two tables, or one with the model's own",
     )
-    parser.add_argument("action", choices=ACTIONS, metavar="build|show|diff")
+    parser.add_argument("action", type=cli.one_of(*ACTIONS), metavar="build|show|diff")
     parser.add_argument("tables", nargs="*", type=Path, metavar="TABLE", help="table files")
     parser.add_argument("--image_size", type=cli.whole_number(32), default=224, metavar="PX")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write what is built")

@@ -38,11 +38,13 @@ class Parser(argparse.ArgumentParser):
         config = _config_path(argv)
         if config:
             self._take_defaults(config)
-        namespace, unknown = self.parse_known_args(argv)
-        if unknown:
-            word = unknown[0].split("=")[0]
-            known = [f"--{name}" for name in self.flags()]
-            raise ApqError(f"unknown argument '{word}'{closest(word, known)}")
+        known = [f"--{name}" for name in self.flags()]
+        # Before what is required is missed: a mistyped flag is the likely cause of that.
+        typed = [word.split("=")[0] for word in argv if word.startswith("--")]
+        unknown = [word for word in typed if word not in (*known, "--")]
+        namespace, rest = (None, unknown) if unknown else self.parse_known_args(argv)
+        if rest:
+            raise ApqError(f"unknown argument '{rest[0]}'{closest(rest[0], known)}")
         return namespace
 
     def _take_defaults(self, path: str) -> None:

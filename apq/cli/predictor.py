@@ -35,6 +35,7 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Train, print the figures, write the predictors with their cards."""
+    from imagenet_codebase.run_manager.evaluate import pick_device
     from methods.prediction.fit import fit
     from methods.prediction.pairs import read_pairs, split_pairs
 
@@ -47,9 +48,10 @@ def run(args: argparse.Namespace) -> int:
         held_out=args.held_out,
         seed=args.seed,
     )
-    full_fit = fit(full, False, settings)
-    scratch_fit = fit(quantized, True, settings)
-    transfer_fit = fit(quantized, True, settings, start=full_fit.predictor)
+    device = pick_device(args.device)
+    full_fit = fit(full, False, settings, device=device)
+    scratch_fit = fit(quantized, True, settings, device=device)
+    transfer_fit = fit(quantized, True, settings, start=full_fit.predictor, device=device)
     fits = {
         "full precision": full_fit,
         "quantized, from scratch": scratch_fit,

@@ -30,9 +30,13 @@ def make_parser(prog: str) -> cli.Parser:
     group = parser.add_argument_group("recipe")
     group.add_argument("--n_epochs", type=cli.whole_number(1), default=TrainingSettings.n_epochs)
     group.add_argument(
-        "--batch_size", type=cli.whole_number(1), default=TrainingSettings.batch_size
+        "--batch_size", type=cli.whole_number(2), default=TrainingSettings.batch_size
     )
     group.add_argument("--lr", type=cli.positive_number, default=TrainingSettings.lr)
+    group.add_argument("--momentum", type=float, default=TrainingSettings.momentum)
+    group.add_argument(
+        "--grad_clip", type=float, default=TrainingSettings.grad_clip, help="0 leaves it alone"
+    )
     group.add_argument("--weight_decay", type=float, default=TrainingSettings.weight_decay)
     group.add_argument("--label_smoothing", type=float, default=TrainingSettings.label_smoothing)
     group.add_argument("--warmup_epochs", type=float, default=TrainingSettings.warmup_epochs)
@@ -59,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         n_epochs=args.n_epochs,
         batch_size=args.batch_size,
         lr=args.lr,
+        momentum=args.momentum,
+        grad_clip=args.grad_clip,
         weight_decay=args.weight_decay,
         label_smoothing=args.label_smoothing,
         warmup_epochs=args.warmup_epochs,

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             grad_clip=5.0,
         ),
     )
-    folder = args.out.with_name(args.out.name.split(".")[0] + ".run")
+    folder = args.out.with_name(args.out.name + ".run")
     if args.restart:
         shutil.rmtree(folder, ignore_errors=True)
     trained = train_supernet(data, settings, folder, device)

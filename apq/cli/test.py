@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
@@ -14,6 +14,8 @@ from apq.experiment import Experiment
 from apq.subnet import Subnet
 
 if TYPE_CHECKING:
+    import torch
+
     from imagenet_codebase.run_manager.finetune import TrainedSubnet
     from lut.table import Table
 
@@ -42,24 +44,26 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Print cost and size, and the accuracy where a checkpoint and the data exist."""
+    from imagenet_codebase.run_manager.evaluate import pick_device
     from imagenet_codebase.run_manager.finetune import load_trained
     from lut import table as lut_table
 
+    device = pick_device(args.device)
     experiment = Experiment.open(args.exp_dir)
-    subnet = experiment.subnet()
-    table = lut_table.load(args.lut) if args.lut else None
-    searched_at = table.image_size if table else experiment.report().get("image_size", 224)
-    image_size = args.image_size or searched_at
+    subnet, report = experiment.subnet(), experiment.report()
+    if args.lut:
+        table = lut_table.load(args.lut)
+    else:
+        table = lut_table.for_image_size(args.image_size or report.get("image_size", 224))
     trained = load_trained(experiment)
     n_classes = trained.net.n_classes if trained else IMAGENET_CLASSES
-    print(f"{experiment.dir}: cost at {image_size} px, {n_classes} classes")
-    print(
-        format_table(("figure", "value", "unit"), cost_rows(subnet, image_size, table, n_classes))
-    )
+    _print_search(report, table)
+    print(f"{experiment.dir}: cost at {table.image_size} px, {n_classes} classes")
+    print(format_table(("figure", "value", "unit"), cost_rows(subnet, table, n_classes)))
     if args.layers:
-        print(format_layers(subnet, image_size, table, n_classes))
+        print(format_layers(subnet, table, n_classes))
     if trained:
-        _print_accuracy(experiment, trained, args)
+        _print_accuracy(experiment, trained, args, device)
     else:
         print(
             f"no accuracy: there is no {experiment.best_checkpoint}; make it with "
@@ -68,9 +72,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def cost_rows(
-    subnet: Subnet, image_size: int, table: Table | None, n_classes: int
-) -> list[tuple[str, str, str]]:
+def _print_search(report: dict[str, Any], table: Table) -> None:
+    """Say what the search was asked for, and when its costs were of another table."""
+    if not {"type", "unit", "cost", "constraint", "accounting"} <= set(report):
+        return  # an authors' folder
+    print(
+        f"searched under {report['constraint']} {report['unit']}: {report['type']} "
+        f"{report['cost']:.3f} {report['unit']} ({report['accounting']} accounting)"
+    )
+    if report.get("table_sha256") != table.sha256():
+        print(
+            "note: the search used another table of costs; name it with --lut, or its --image_size"
+        )
+
+
+def cost_rows(subnet: Subnet, table: Table, n_classes: int) -> list[tuple[str, str, str]]:
     """Return (figure, value, unit) of everything a subnet costs."""
     from utils.latency_predictor import LatencyPredictor
 
@@ -83,16 +99,16 @@ def cost_rows(
         ("BitOps", "bitops", "full", "G", 1e9, 2),
         ("model size", "size", "full", "MB", 1e6, 3),
     ):
-        cost = LatencyPredictor(type_, image_size, subnet.space, table, accounting, n_classes)
+        cost = LatencyPredictor(type_, table.image_size, subnet.space, table, accounting, n_classes)
         rows.append((name, f"{float(cost.predict([subnet])[0]) / scale:.{digits}f}", unit))
     return rows
 
 
-def format_layers(subnet: Subnet, image_size: int, table: Table | None, n_classes: int) -> str:
+def format_layers(subnet: Subnet, table: Table, n_classes: int) -> str:
     """Return a row for each layer of the whole network: shape, bits, cost, energy by component."""
     from utils.latency_predictor import LatencyPredictor
 
-    cost = LatencyPredictor("latency", image_size, subnet.space, table, "full", n_classes)
+    cost = LatencyPredictor("latency", table.image_size, subnet.space, table, "full", n_classes)
     rows = cost.breakdown(subnet)
     parts = list(rows[0].components or {})
     headers = ("block", "layer", "shape", "bits", "ms", "mJ", *(f"{p} mJ" for p in parts))
@@ -114,11 +130,13 @@ def format_layers(subnet: Subnet, image_size: int, table: Table | None, n_classe
 
 
 def _print_accuracy(
-    experiment: Experiment, trained: TrainedSubnet, args: argparse.Namespace
+    experiment: Experiment,
+    trained: TrainedSubnet,
+    args: argparse.Namespace,
+    device: torch.device,
 ) -> None:
-    from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
+    from imagenet_codebase.run_manager.evaluate import evaluate
 
-    device = pick_device(args.device)
     dataset = trained.facts.get("dataset", "imagenet")
     try:
         data = open_data(args, dataset, trained.facts.get("image_size"))
@@ -131,6 +149,12 @@ def _print_accuracy(
         raise ApqError(
             f"{experiment.best_checkpoint} knows {trained.net.n_classes} classes and "
             f"{data.name} has {data.n_classes}: name the right data with --dataset"
+        )
+    known = trained.facts.get("class_names", list(data.class_names))
+    if known != list(data.class_names):
+        raise ApqError(
+            f"{experiment.best_checkpoint} knows other classes than {data.name}: name the right "
+            f"data with --dataset"
         )
     loader = data.loader("test", args.batch_size, n_workers=args.n_workers)
     accuracy = evaluate(trained.net.to(device), loader, "test images")
