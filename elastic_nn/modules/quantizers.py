@@ -3,6 +3,9 @@
 import torch
 from torch.autograd.function import once_differentiable
 
+# Keeps the step above zero, for filters of zeros and for ranges that training drives down.
+SMALLEST_LIMIT = 1e-5
+
 
 def n_levels(bits: int, signed: bool) -> int:
     """Return the largest integer level: 2^(b-1) - 1 when signed, 2^b - 1 otherwise."""
@@ -18,7 +21,7 @@ def fake_quantize(x: torch.Tensor, limit: torch.Tensor, bits: int, signed: bool)
     levels = n_levels(bits, signed)
     if torch.is_grad_enabled() and (x.requires_grad or limit.requires_grad):
         return _FakeQuantize.apply(x, limit, levels, signed)
-    step = limit / levels
+    step = limit.clamp(min=SMALLEST_LIMIT) / levels
     return x.div(step).clamp_(-levels if signed else 0, levels).round_().mul_(step)
 
 
@@ -27,14 +30,15 @@ class _FakeQuantize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, limit, levels, signed):
-        step = limit / levels
-        scaled = x.div(step)
-        clipped = scaled.gt(levels).to(torch.int8)
+        limit = limit.clamp(min=SMALLEST_LIMIT)
+        # On the values themselves: rounding may push the largest one's quotient over the edge.
+        clipped = x.gt(limit).to(torch.int8)
         # Unsigned inputs come out of a ReLU, whose own gradient is zero below zero.
         if signed:
-            clipped -= scaled.lt(-levels).to(torch.int8)
+            clipped -= x.lt(-limit).to(torch.int8)
         ctx.save_for_backward(clipped)
-        return scaled.clamp_(-levels if signed else 0, levels).round_().mul_(step)
+        step = limit / levels
+        return x.div(step).clamp_(-levels if signed else 0, levels).round_().mul_(step)
 
     @staticmethod
     @once_differentiable

@@ -12,7 +12,6 @@ from elastic_nn.modules import (
     ElasticBatchNorm2d,
     ElasticConv2d,
     ElasticDepthwiseConv2d,
-    QuantizedLayer,
 )
 
 
@@ -109,6 +108,3 @@ class InvertedBlock(nn.Module):
         """Map (N, C, H, W) to (N, C', H', W')."""
         y = self.mobile_inverted_conv(x)
         return x + y if self.shortcut else y
-
-
-ActiveLayer = tuple[str, QuantizedLayer, int]

@@ -39,7 +39,7 @@ def supernet_from(
     """Build a supernet from a state dict in the authors' names; raises ApqError."""
     given = {paper_names.ours(name): tensor for name, tensor in state_dict.items()}
     classifier = given.get("classifier.linear.weight")
-    if not isinstance(classifier, torch.Tensor) or classifier.dim() != 2:
+    if classifier is None or classifier.dim() != 2:
         raise ApqError("no supernet: it lacks the tensor 'classifier.linear.weight'")
     net = OnceForAllNet(space, n_classes=classifier.size(0))
     net.load_paper_state_dict(state_dict)

@@ -45,10 +45,9 @@ def load(net: nn.Module, state_dict: dict[str, torch.Tensor]) -> None:
     for name, tensor in given.items():
         if name not in own:
             raise ApqError(f"the checkpoint has an unknown tensor '{name}'{closest(name, own)}")
-        if not isinstance(tensor, torch.Tensor) or tensor.shape != own[name].shape:
-            shape = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor)
+        if tensor.shape != own[name].shape:
             raise ApqError(
-                f"'{name}' has shape {shape} in the checkpoint; "
+                f"'{name}' has shape {tuple(tensor.shape)} in the checkpoint; "
                 f"the network needs {tuple(own[name].shape)}"
             )
     for name in own:

@@ -55,8 +55,9 @@ class DataProvider:
         shuffle: bool | None = None,
         seed: int = 0,
         epoch: int = 0,
+        first_batch: int = 0,
     ) -> Loader:
-        """Return batches of a split; equal arguments give equal batches.
+        """Return batches of a split from `first_batch` on; equal arguments give equal batches.
 
         Only `train` is shuffled unless `shuffle` says otherwise, and only `train` drops an
         incomplete last batch (never its only one). Images in memory use no workers: they are
@@ -75,6 +76,7 @@ class DataProvider:
             order = np.random.default_rng((3, seed, epoch)).permutation(order)
         if split == "train" and len(order) > batch_size:
             order = order[: len(order) // batch_size * batch_size]
+        order = order[first_batch * batch_size :]
         return Loader(images, order, batch_size, 0 if images.source.in_memory else n_workers)
 
 
@@ -84,7 +86,7 @@ class Loader:
     def __init__(self, split: Split, order: np.ndarray, batch_size: int, n_workers: int) -> None:
         self.n_images = len(order)
         """Images that one pass hands out."""
-        self._batches = np.split(order, range(batch_size, len(order), batch_size))
+        self._batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         self._loader = DataLoader(
             _BatchDataset(split),
             batch_size=None,

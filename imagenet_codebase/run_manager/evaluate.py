@@ -68,5 +68,7 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
-        raise ApqError(f"--device {name} cannot be used here; try auto, cpu or cuda") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ApqError(f"--device {name} cannot be used here; try auto, cpu or cuda")
     return device

@@ -19,7 +19,7 @@ from elastic_nn.networks.files import load_supernet, supernet_from
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.settings import TrainingSettings
-from imagenet_codebase.run_manager.supernet import bn_batches
+from imagenet_codebase.run_manager.supernet import bn_batches, data_facts
 from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
 
@@ -38,7 +38,11 @@ class FinetuneResult:
 
 
 def starting_network(
-    subnet: Subnet, supernet_path: Path, data: DataProvider, device: torch.device
+    subnet: Subnet,
+    supernet_path: Path,
+    data: DataProvider,
+    device: torch.device,
+    n_workers: int = 0,
 ) -> MobileNet:
     """Cut the subnet out of a supernet, ready to be finetuned on the data.
 
@@ -60,7 +64,7 @@ def starting_network(
         torch.nn.init.zeros_(linear.bias)
         net.classifier.linear = linear
     net = net.to(device, memory_format=torch.channels_last)
-    statistics = bn_batches(data, N_BN_IMAGES, 64, device)
+    statistics = bn_batches(data, N_BN_IMAGES, 64, device, n_workers=n_workers)
     net.reset_bn_statistics(statistics)
     if net.quantize and not loaded.has_ranges:
         net.calibrate(statistics[0])
@@ -84,12 +88,10 @@ def finetune(
     subnet = experiment.subnet()
     facts = {
         "arch": subnet.to_json(),
-        "dataset": data.name,
-        "image_size": data.image_size,
-        "n_classes": data.n_classes,
+        **data_facts(data),
         "supernet_sha256": files.sha256(supernet_path) if supernet_path.is_file() else "",
     }
-    net = starting_network(subnet, supernet_path, data, device)
+    net = starting_network(subnet, supernet_path, data, device, settings.n_workers)
 
     def step(images, labels, key):
         logits = net(images)
@@ -133,9 +135,9 @@ def load_trained(experiment: Experiment) -> TrainedSubnet | None:
         return None
     subnet = experiment.subnet()
     content = checkpoint.load(path)
-    state_dict = checkpoint.state_dict(content)
-    facts = {k: v for k, v in content.items() if isinstance(v, str | int | float)}
+    facts = {k: v for k, v in content.items() if isinstance(v, str | int | float | list)}
     with files.naming(path):
+        state_dict = checkpoint.state_dict(content)
         if any(name.endswith("7to5_matrix") for name in state_dict):
             loaded = supernet_from(state_dict, subnet.space)
             loaded.net.activate(subnet)
@@ -145,7 +147,7 @@ def load_trained(experiment: Experiment) -> TrainedSubnet | None:
 
 def _compact_network(subnet: Subnet, state_dict: dict[str, torch.Tensor]) -> MobileNet:
     classifier = state_dict.get("classifier.linear.weight")
-    if not isinstance(classifier, torch.Tensor):
+    if classifier is None or classifier.dim() != 2:
         raise ApqError("it lacks the tensor 'classifier.linear.weight'")
     net = MobileNet.from_subnet(subnet, classifier.size(0))
     try:

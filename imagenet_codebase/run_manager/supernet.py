@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,14 +63,32 @@ def measure(
     return evaluate(compact, batches)
 
 
+def data_facts(data: DataProvider) -> dict[str, Any]:
+    """Return plain values that tell whether two runs saw the same data."""
+    return {
+        "dataset": data.name,
+        "image_size": data.image_size,
+        "class_names": list(data.class_names),
+        "n_train": data.n_images("train"),
+    }
+
+
 def bn_batches(
-    data: DataProvider, n_images: int, batch_size: int, device: torch.device, seed: int = 0
+    data: DataProvider,
+    n_images: int,
+    batch_size: int,
+    device: torch.device,
+    seed: int = 0,
+    n_workers: int = 0,
 ) -> list[torch.Tensor]:
-    """Return batches of unaugmented training images, at most `n_images` of them."""
-    loader = data.loader("train_unaugmented", batch_size, shuffle=True, seed=seed)
+    """Return batches of unaugmented training images, at most `n_images` of them in whole batches.
+
+    A last batch of a single image is left out where there are others: it may have no variance.
+    """
+    loader = data.loader("train_unaugmented", batch_size, n_workers, shuffle=True, seed=seed)
     n_batches = max(1, -(-n_images // batch_size))
-    taken = itertools.islice(loader, n_batches)
-    return [to_device(images, device) for images, _ in taken]
+    batches = [to_device(images, device) for images, _ in itertools.islice(loader, n_batches)]
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 
 def train_supernet(
@@ -86,7 +105,10 @@ def train_supernet(
     """
     torch.manual_seed(settings.training.seed)
     net = OnceForAllNet(space, data.n_classes).to(device, memory_format=torch.channels_last)
-    statistics = bn_batches(data, settings.n_bn_images, settings.training.batch_size, device)
+    n_workers = settings.training.n_workers
+    statistics = bn_batches(
+        data, settings.n_bn_images, settings.training.batch_size, device, n_workers=n_workers
+    )
     history: list[dict[str, float]] = []
     for number, (name, recipe, sandwich) in enumerate(phases(settings), start=1):
         trainer = Trainer(
@@ -94,9 +116,9 @@ def train_supernet(
             data,
             recipe,
             SandwichStep(net, sandwich),
-            _Validation(net, data, statistics, name),
+            _Validation(net, data, statistics, name, n_workers),
             folder / f"{number}-{name}",
-            {"sandwich": asdict(sandwich), "dataset": data.name, "image_size": data.image_size},
+            {"sandwich": asdict(sandwich), **data_facts(data)},
             keep_best=False,
         )
         if trainer.resume():
@@ -120,9 +142,14 @@ class _Validation:
     """Validation accuracy of the corners of the space that a phase has trained."""
 
     def __init__(
-        self, net: OnceForAllNet, data: DataProvider, statistics: list[torch.Tensor], phase: str
+        self,
+        net: OnceForAllNet,
+        data: DataProvider,
+        statistics: list[torch.Tensor],
+        phase: str,
+        n_workers: int,
     ) -> None:
-        self.net, self.data, self.statistics = net, data, statistics
+        self.net, self.data, self.statistics, self.n_workers = net, data, statistics, n_workers
         self.subnets = {"largest": largest(net.space)}
         if phase != "largest":
             self.subnets["smallest"] = smallest(net.space)
@@ -134,6 +161,6 @@ class _Validation:
     def __call__(self) -> dict[str, float]:
         figures = {}
         for name, subnet in self.subnets.items():
-            loader = self.data.loader("val", 256)
+            loader = self.data.loader("val", 256, self.n_workers)
             figures[f"{name}_top1"] = measure(self.net, subnet, self.statistics, loader).top1
         return figures

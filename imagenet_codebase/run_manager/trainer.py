@@ -101,10 +101,15 @@ class Trainer:
                     f"{self.last_path} was saved with another {name}: repeat the "
                     f"settings of that run to go on, or begin anew with --restart"
                 )
-        self.net.load_state_dict(state["state_dict"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.next_step = state["epoch"], state["next_step"]
-        self.sums, self.history = state["sums"], state["history"]
+        try:
+            self.net.load_state_dict(state["state_dict"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.epoch, self.next_step = state["epoch"], state["next_step"]
+            self.sums, self.history = state["sums"], state["history"]
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError):
+            raise ApqError(
+                f"{self.last_path} is no state of this run: begin anew with --restart"
+            ) from None
         return True
 
     def forget(self) -> None:
@@ -132,13 +137,15 @@ class Trainer:
             n_workers=settings.n_workers,
             seed=settings.seed,
             epoch=self.epoch,
+            first_batch=self.next_step,
         )
-        n_steps, saved_at = len(loader), time.monotonic()
-        bar = track(loader, f"epoch {self.epoch + 1}/{settings.n_epochs}", total=n_steps)
+        first, saved_at = self.next_step, time.monotonic()
+        n_steps = first + len(loader)
+        bar = track(
+            loader, f"epoch {self.epoch + 1}/{settings.n_epochs}", initial=first, total=n_steps
+        )
         self.net.train()
-        for i, (images, labels) in enumerate(bar):
-            if i < self.next_step:  # seen before the run was stopped
-                continue
+        for i, (images, labels) in enumerate(bar, start=first):
             self._run_step(images, labels, i, n_steps)
             self.next_step = i + 1
             if i % LOG_EVERY == 0 and hasattr(bar, "set_postfix"):
