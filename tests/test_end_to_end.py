@@ -113,4 +113,4 @@ def test_shipped_models_hold_no_traces_of_a_machine():
         assert "/tmp" not in path.read_text()
     content = checkpoint.load(MODELS / "supernet.pth.tar")
     assert set(content) == {"state_dict"}
-    assert json.loads((MODELS / "supernet.card.json").read_text())["dataset"] == "digits"
+    assert json.loads((MODELS / "supernet.pth.tar.card.json").read_text())["dataset"] == "digits"

@@ -39,6 +39,7 @@ class AccuracyPredictor(nn.Module):
         self.space = space
         self.quantized = quantized
         self.card: dict[str, Any] = {}
+        self.sha256 = ""
         self.converter = Converter(space)
         n_inputs = (self.converter.n_arch_features, hidden, hidden)
         self.layers = nn.ModuleList(
@@ -92,13 +93,14 @@ class AccuracyPredictor(nn.Module):
         damaged, or when a weight is missing, foreign, of another shape or not finite.
         """
         path = _find(Path(path), name)
-        weights = checkpoint.state_dict(checkpoint.load(path))
-        quantized = any(str(key).startswith("quantize_fc.") for key in weights)
-        predictor = cls(space, hidden, quantized)
+        content = checkpoint.load(path)
         with files.naming(path):
+            weights = checkpoint.state_dict(content)
+            quantized = any(key.startswith("quantize_fc.") for key in weights)
+            predictor = cls(space, hidden, quantized)
             _check(weights, predictor.state_dict())
         predictor.load_state_dict(weights)
-        predictor.card = read_card(path)
+        predictor.card, predictor.sha256 = read_card(path), files.sha256(path)
         return predictor.to(device).eval()
 
     def save(self, path: str | Path) -> None:
@@ -118,21 +120,20 @@ def _find(path: Path, name: str) -> Path:
     raise ApqError(f"no accuracy predictor {name} in {path}; its .pt files: {known}")
 
 
-def _check(weights: dict[str, Any], expected: dict[str, Tensor]) -> None:
+def _check(weights: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Raise ApqError at the first weight that a predictor of this space cannot take."""
     for key, tensor in expected.items():
         value = weights.get(key)
         if value is None:
             raise ApqError(f"no accuracy predictor of this search space: '{key}' is missing")
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        if shape != tuple(tensor.shape):
+        if value.shape != tensor.shape:
             raise ApqError(
                 f"no accuracy predictor of this search space: "
-                f"'{key}' is {shape}; expected {tuple(tensor.shape)}"
+                f"'{key}' is {tuple(value.shape)}; expected {tuple(tensor.shape)}"
             )
         if not torch.isfinite(value).all():
             raise ApqError(f"'{key}' holds values that are not finite; train the predictor again")
-    foreign = sorted(map(str, weights.keys() - expected.keys()))
+    foreign = sorted(weights.keys() - expected.keys())
     if foreign:
         raise ApqError(
             f"no accuracy predictor of this search space: it has an unknown '{foreign[0]}'"

@@ -49,6 +49,16 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]
 
 
 def state_dict(content: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the state dict of a loaded file, whether or not it is wrapped as `state_dict`."""
+    """Return the state dict of a loaded file, whether or not it is wrapped as `state_dict`.
+
+    Raises ApqError when it is anything but tensors by name.
+    """
     inner = content.get("state_dict", content)
-    return inner if isinstance(inner, dict) else content
+    if not isinstance(inner, dict):
+        raise ApqError(f"no state dict but a {type(inner).__name__}: expected tensors by name")
+    for name, tensor in inner.items():
+        if not isinstance(name, str):
+            raise ApqError(f"no state dict: {name!r} is no tensor's name")
+        if not isinstance(tensor, torch.Tensor):
+            raise ApqError(f"no state dict: '{name}' is {type(tensor).__name__}, not a tensor")
+    return inner

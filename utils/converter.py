@@ -2,23 +2,7 @@
 
 import numpy as np
 
-from apq.errors import ApqError
 from apq.space import BIT_FIELDS, BLOCK_FIELDS, SearchSpace
-
-
-def check_genes(space: SearchSpace, genes: np.ndarray) -> None:
-    """Raise ApqError unless `genes` is an integer array (N, n_genes) of valid choice indices."""
-    if genes.ndim != 2 or genes.shape[1] != space.n_genes or genes.dtype.kind not in "iu":
-        raise ApqError(
-            f"genes have shape {genes.shape} and type {genes.dtype}; "
-            f"expected integers of shape (N, {space.n_genes})"
-        )
-    wrong = (genes < 0) | (genes >= space.gene_sizes)
-    if wrong.any():
-        n, g = np.argwhere(wrong)[0]
-        raise ApqError(
-            f"gene {g} of row {n} is {genes[n, g]}; it has {space.gene_sizes[g]} choices"
-        )
 
 
 class Converter:
@@ -44,7 +28,7 @@ class Converter:
         The first `n_arch_features` describe the architecture, the rest the bits. Raises
         ApqError when the genes are not of this space.
         """
-        check_genes(self.space, genes)
+        self.space.check_genes(genes)
         n = len(genes)
         features = np.zeros((n, self.n_features), dtype=np.float32)
         positions = genes[:, self.space.n_stages :] + self._starts

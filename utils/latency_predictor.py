@@ -15,7 +15,6 @@ from apq.subnet import Subnet
 from lut import table as lut_table
 from lut.complexity import bitops, size_bytes
 from lut.layers import Layer, block_layers, fixed_layers, input_sizes
-from utils.converter import check_genes
 
 CostType = Literal["latency", "energy", "bitops", "size"]
 Accounting = Literal["paper", "full"]
@@ -102,7 +101,7 @@ class LatencyPredictor:
         the genes are not of the predictor's space.
         """
         genes = as_genes(self.space, subnets)
-        check_genes(self.space, genes)
+        self.space.check_genes(genes)
         kernel, width, pw_w, pw_a, dw_w, dw_a = (
             genes[:, self.space.columns[name]] for name in ("kernels", "widths", *BIT_FIELDS)
         )

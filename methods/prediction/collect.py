@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,17 +42,29 @@ def collect(
     path: Path,
     n_full: int,
     n_quantized: int,
+    facts: dict[str, Any],
     seed: int = 0,
     n_bn_images: int = 512,
     batch_size: int = 256,
+    n_workers: int = 0,
 ) -> bool:
     """Measure subnets on the validation split until the file has the wanted numbers of pairs.
 
-    Goes on where an earlier call was stopped; returns False when Ctrl-C stopped this one.
+    `facts` name the supernet; with those of the data they are kept beside the pairs. Goes on
+    where an earlier call was stopped; returns False when Ctrl-C stopped this one. Raises
+    ApqError when the file holds pairs that something else measured.
     """
-    device = next(net.parameters()).device
-    statistics = bn_batches(data, n_bn_images, batch_size, device, seed)
-    log = PairLog(path, net.space)
+    device, started = next(net.parameters()).device, time.perf_counter()
+    measured_with = {
+        **facts,
+        "dataset": data.name,
+        "image_size": data.image_size,
+        "n_images": data.n_images("val"),
+        "n_bn_images": n_bn_images,
+        "seed": seed,
+    }
+    log = PairLog(path, measured_with, net.space)
+    statistics = bn_batches(data, n_bn_images, batch_size, device, seed, n_workers)
     with deferred_interrupt() as interrupted:
         for quantized, wanted in ((False, n_full), (True, n_quantized)):
             have = sum(subnet.quantized == quantized for subnet in log.pairs)
@@ -60,10 +74,11 @@ def collect(
                     break
                 if subnet in log.pairs:
                     continue
-                accuracy = measure(net, subnet, statistics, data.loader("val", batch_size))
+                batches = data.loader("val", batch_size, n_workers)
+                accuracy = measure(net, subnet, statistics, batches)
                 log.add(subnet, round(100 * accuracy.top1, 4))
                 have += 1
                 bar.step(f"{accuracy.top1:.1%}")
             bar.close()
-    log.finish()
+    log.finish((time.perf_counter() - started) / 60)
     return not interrupted

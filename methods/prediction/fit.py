@@ -44,6 +44,7 @@ def fit(
     settings: FitSettings,
     start: AccuracyPredictor | None = None,
     space: SearchSpace = PAPER_SPACE,
+    device: torch.device | str = "cpu",
 ) -> Fit:
     """Train a predictor on pairs of subnets and accuracies in %.
 
@@ -66,6 +67,7 @@ def fit(
         _transfer(start, predictor)
     else:
         torch.nn.init.constant_(predictor.regressor.bias, float(accuracy[train].mean()))
+    predictor.to(device)
     lr = settings.lr if start is None else settings.transfer_lr
     _train(predictor, genes[train], accuracy[train], settings, lr)
     predicted = predictor.predict(genes[held_out])
@@ -87,8 +89,9 @@ def _train(
     settings: FitSettings,
     lr: float,
 ) -> None:
-    features = torch.from_numpy(predictor.converter.features(genes))
-    targets = torch.from_numpy(accuracy).float()
+    device = predictor.regressor.weight.device
+    features = torch.from_numpy(predictor.converter.features(genes)).to(device)
+    targets = torch.from_numpy(accuracy).float().to(device)
     scale = max(float(targets.std()), 1e-6)  # makes the loss one number for every data set
     optimizer = torch.optim.AdamW(predictor.parameters(), lr=lr, weight_decay=settings.weight_decay)
     n_steps = settings.n_epochs * -(-len(targets) // settings.batch_size)

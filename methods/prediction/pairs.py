@@ -6,11 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from apq import files
 from apq.errors import ApqError
+from apq.provenance import read_card, write_card
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
 
@@ -48,33 +50,54 @@ def as_arrays(pairs: Mapping[Subnet, float], space: SearchSpace) -> tuple[np.nda
 
 
 class PairLog:
-    """Pairs measured so far: the finished file plus a log with one line each.
+    """Pairs measured so far: the finished file with its card, plus a log with one line each.
 
-    A kill loses at most the line being written, which is then dropped.
+    A kill loses at most the line being written, which is then dropped. The log's first line and
+    the card tell what measured the pairs (`facts`, plain values); pairs of other facts are never
+    mixed in: ApqError.
     """
 
-    def __init__(self, path: str | Path, space: SearchSpace = PAPER_SPACE) -> None:
-        self.path, self.log_path = Path(path), Path(f"{path}.log")
-        self.pairs = read_pairs(path, space) if self.path.exists() else {}
+    def __init__(
+        self, path: str | Path, facts: dict[str, Any], space: SearchSpace = PAPER_SPACE
+    ) -> None:
+        self.path, self.log_path, self.facts = Path(path), Path(f"{path}.log"), facts
+        self.pairs: dict[Subnet, float] = {}
+        if self.path.exists():
+            self._check_facts(self.path, read_card(self.path))
+            self.pairs = read_pairs(path, space)
         if self.log_path.exists():
             self._read_log(space)
+        else:
+            files.write_text(self.log_path, json.dumps(facts) + "\n")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._log = open(self.log_path, "a", encoding="utf-8")  # noqa: SIM115 - kept open
         except OSError as error:
             raise ApqError(f"cannot write {self.log_path}: {error.strerror}") from None
 
+    def _check_facts(self, path: Path, known: dict[str, Any]) -> None:
+        for name, value in self.facts.items():
+            if known.get(name) != value:
+                raise ApqError(
+                    f"{path} was measured with {name} {known.get(name, 'unknown')}, not {value}: "
+                    f"choose another --out, or remove the file"
+                )
+
     def _read_log(self, space: SearchSpace) -> None:
         whole, _, _ = files.read_text(self.log_path).rpartition("\n")
-        for number, line in enumerate(whole.splitlines(), start=1):
+        first, *lines = whole.splitlines() or ["null"]
+        with files.naming(f"{self.log_path}, line 1"):
+            known = _parse(first)
+            if not isinstance(known, dict):
+                raise ApqError("it does not tell what measured the pairs; remove the file")
+        self._check_facts(self.log_path, known)
+        for number, line in enumerate(lines, start=2):
             with files.naming(f"{self.log_path}, line {number}"):
-                try:
-                    key, accuracy = json.loads(line)
-                except (ValueError, TypeError):
-                    raise ApqError("not a pair; remove the line to go on") from None
-                _check_accuracy(accuracy)
-                self.pairs[Subnet.from_json(key, space)] = float(accuracy)
-        files.write_text(self.log_path, whole + "\n" if whole else "")
+                pair = _parse(line)
+                if not isinstance(pair, list) or len(pair) != 2:
+                    raise ApqError("not a pair; remove the line to go on")
+                _check_accuracy(pair[1])
+                self.pairs[Subnet.from_json(pair[0], space)] = float(pair[1])
+        files.write_text(self.log_path, whole + "\n")
 
     def add(self, subnet: Subnet, accuracy: float) -> None:
         """Record one pair, accuracy in %; it is on disk when this returns."""
@@ -86,11 +109,25 @@ class PairLog:
             raise ApqError(f"cannot write {self.log_path}: {error.strerror}") from None
         self.pairs[subnet] = accuracy
 
-    def finish(self) -> None:
-        """Write the paper's file and drop the log."""
+    def finish(self, minutes: float) -> None:
+        """Write the paper's file and its card, then drop the log.
+
+        `minutes` of this sitting are added to those of the earlier ones.
+        """
+        minutes += read_card(self.path).get("minutes", 0) if self.path.exists() else 0
         write_pairs(self.path, self.pairs)
+        full, quantized = split_pairs(self.pairs)
+        counts = {"n_full": len(full), "n_quantized": len(quantized)}
+        write_card(self.path, **self.facts, **counts, minutes=round(minutes, 1))
         self._log.close()
         self.log_path.unlink(missing_ok=True)
+
+
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _check_accuracy(value: object) -> None:

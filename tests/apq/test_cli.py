@@ -24,9 +24,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SURFACE = {
     "search": """--exp_name --constraint --type --mode --acc_predictor_dir --overwrite --image_size
         --lut --accounting --population --generations --mutation_prob""",
-    "quant-aware": """--exp_name --supernet --restart --n_epochs --batch_size --lr --weight_decay
-        --label_smoothing --warmup_epochs --save_every_s --dataset --data_dir --image_size
-        --n_workers --download""",
+    "quant-aware": """--exp_name --supernet --restart --n_epochs --batch_size --lr --momentum
+        --grad_clip --weight_decay --label_smoothing --warmup_epochs --save_every_s --dataset
+        --data_dir --image_size --n_workers --download""",
     "test": """--exp_dir --image_size --lut --layers --batch_size --dataset --data_dir
         --data_image_size --n_workers --download""",
     "lut": "--image_size --out --filter --limit",
@@ -91,6 +91,7 @@ def test_help_needs_no_torch(command):
     ("flags", "message"),
     [
         (["--constrain=12"], r"unknown argument '--constrain' (did you mean '--constraint'?)"),
+        (["--exp_nam=x"], "unknown argument '--exp_nam' (did you mean '--exp_name'?)"),
         (["--typ=energy"], "unknown argument '--typ' (did you mean '--type'?)"),
         (
             ["--type=latncy"],
@@ -132,6 +133,12 @@ def test_mistakes_are_told_in_one_line(home, call, flags, message):
     assert err.startswith("apq search: error: ")
     assert message in err
     assert not (home / "exps").exists()
+
+
+def test_a_mistyped_required_flag_is_named(home, call):
+    status, _, err = call("search", "--exp_name=x", "--constrain=12")
+    assert status == 2
+    assert "unknown argument '--constrain' (did you mean '--constraint'?)" in err
 
 
 def test_a_missing_flag_is_named(home, call):
@@ -207,6 +214,21 @@ def test_a_search_runs_from_any_folder_with_the_shipped_predictor(tmp_path, monk
     assert "learned on" in out
 
 
+def test_an_empty_models_folder_does_not_hide_the_shipped_predictor(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    assert call("search", *search_flags())[0] == 0
+
+
+def test_testing_with_another_table_than_the_search_is_said(home, call):
+    call("search", *search_flags(constraint=12.80))
+    _, out, _ = call("test", "--exp_dir=exps/found")
+    assert "searched under 12.8 ms: latency" in out
+    assert "another table" not in out
+    _, out, _ = call("test", "--exp_dir=exps/found", "--image_size=64")
+    assert "the search used another table of costs" in out
+
+
 def test_the_authors_table_gives_the_same_search(home, call, reference):
     path = reference / "BitFusion_new.b1.dict"
     assert call("search", *search_flags("ours"))[0] == 0
@@ -216,6 +238,7 @@ def test_the_authors_table_gives_the_same_search(home, call, reference):
 
 
 def test_ctrl_c_keeps_the_best_so_far(home):
+    old = Experiment.create("found", smallest().with_bits(8), 3.0, {"old": True})
     code = (
         "import os, signal, sys\nimport methods.evolution.evolve as evolve\n"
         "record = evolve._Population.record\n"
@@ -225,12 +248,13 @@ def test_ctrl_c_keeps_the_best_so_far(home):
         "evolve._Population.record = interrupt\n"
         "from apq.cli import run\nsys.exit(run('search', sys.argv[1:], 'search.py'))"
     )
-    argv = [sys.executable, "-c", code, *search_flags(generations=100000)]
+    argv = [sys.executable, "-c", code, *search_flags(generations=100000), "--overwrite"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr
     assert "stopped early: this is the best so far" in done.stdout
-    experiment = Experiment.open(home / "exps" / "found")
+    assert old.report() == {"old": True}  # half a search replaces no experiment
+    experiment = Experiment.open(home / "exps" / "found.stopped")
     assert experiment.report()["interrupted"]
     assert LatencyPredictor().predict([experiment.subnet()])[0] <= 12.80
 

@@ -2,10 +2,12 @@
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 
 from apq import ApqError, Experiment, files
+from apq.provenance import card_path, read_card, write_card
 from apq.subnet import smallest
 
 
@@ -103,6 +105,41 @@ def test_a_failed_replacement_leaves_the_old_experiment(tmp_path, monkeypatch):
         make(tmp_path, overwrite=True)
     assert Experiment.open(tmp_path / "found").report() == {"seed": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["found"]
+
+
+def test_ctrl_c_between_two_renames_keeps_the_old_experiment(tmp_path, monkeypatch):
+    make(tmp_path)
+    rename, calls = Path.rename, []
+
+    def interrupted(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, overwrite=True)
+    assert Experiment.open(tmp_path / "found").report() == {"seed": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["found"]
+
+
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path):
+    (tmp_path / "exps").write_text("a file")
+    with pytest.raises(ApqError, match="cannot write"):
+        Experiment.check_free("found", tmp_path / "exps")
+    with pytest.raises(ApqError, match="at most 100 letters"):
+        Experiment.check_free("x" * 101, tmp_path)
+
+
+def test_a_card_speaks_of_its_own_file_alone(tmp_path):
+    path = tmp_path / "v1.2.pt"
+    path.write_text("weights")
+    write_card(path, dataset="toys")
+    assert read_card(path)["dataset"] == "toys"
+    assert card_path(path) != card_path(tmp_path / "v1.3.pt")
+    path.write_text("other weights")
+    assert read_card(path) == {}
 
 
 @pytest.mark.parametrize("name", ["a/b", "../up", "", ".hidden", "/abs", "a b", "-flag"])

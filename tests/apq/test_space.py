@@ -94,8 +94,10 @@ def test_make_legal_changes_forbidden_pairs_only():
 
 def test_decode_refuses_wrong_shapes_and_indices():
     genes = SPACE.sample(np.random.default_rng(0), 1)
-    with pytest.raises(ApqError, match=r"shape \(1, 131\).*expected \(N, 132\)"):
+    with pytest.raises(ApqError, match=r"shape \(1, 131\).*shape \(N, 132\)"):
         SPACE.decode(genes[:, :-1])
+    with pytest.raises(ApqError, match="type float64; expected integers"):
+        SPACE.decode(genes / 2)
     genes[0, 7] = 3
     with pytest.raises(ApqError, match="gene 7 of row 0 is 3; it has 3 choices"):
         SPACE.decode(genes)

@@ -85,6 +85,11 @@ def test_with_bits_gives_7x7_what_it_can_run():
     assert set(smallest().with_bits(4).dw_a_bits) == {4}
 
 
+def test_bits_that_the_space_lacks_are_refused():
+    with pytest.raises(ApqError, match="bits is 16; it must be one of 4, 6, 8"):
+        largest().with_bits(16)
+
+
 def test_7x7_with_4_bit_activations_is_refused_with_the_reason(arch):
     arch[0]["ks"][1] = 7
     arch[1]["dw_a_bits_setting"][1] = 4

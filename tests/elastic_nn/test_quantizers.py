@@ -36,6 +36,23 @@ def test_gradients_by_hand(signed):
     assert limit.grad.tolist() == [9.0 - 1.0 if signed else 9.0]
 
 
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_the_largest_weight_is_never_taken_for_clipped(bits):
+    generator = torch.Generator().manual_seed(bits)
+    for _ in range(200):
+        weight = torch.randn(50, generator=generator).requires_grad_()
+        limit = weight.detach().abs().max().reshape(1)
+        fake_quantize(weight, limit, bits, True).sum().backward()
+        assert weight.grad.eq(1).all()
+
+
+def test_a_range_at_or_below_zero_stays_finite_and_can_recover():
+    assert fake_quantize(torch.zeros(3), torch.zeros(1), 4, True).eq(0).all()
+    limit = torch.tensor([-0.1], requires_grad=True)
+    fake_quantize(torch.ones(3), limit, 4, False).sum().backward()
+    assert limit.grad.item() == 3
+
+
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_training_and_evaluation_agree_and_rounding_is_idempotent(bits, signed):

@@ -398,3 +398,13 @@ def test_torchvision_s_archive_is_read(tmp_path, monkeypatch):
     assert labels.tolist() == [0, 1, 0, 1]
     expected = NORMALIZATION(torch.from_numpy(pixels[16:]))
     assert torch.equal(images, expected)
+
+
+def test_a_loader_can_begin_in_the_middle(digits):
+    whole = list(digits.loader("train", 100, seed=1, epoch=2))
+    rest = list(digits.loader("train", 100, seed=1, epoch=2, first_batch=7))
+    assert len(rest) == len(whole) - 7
+    for (images, labels), (expected, of) in zip(rest, whole[7:], strict=True):
+        assert torch.equal(images, expected)
+        assert torch.equal(labels, of)
+    assert not list(digits.loader("train", 100, first_batch=len(whole)))

@@ -110,6 +110,8 @@ def test_a_checkpoint_of_another_subnet_is_refused(experiment):
     for state, message in (
         (other.state_dict(), "not of this experiment's subnet"),
         ({"x": torch.zeros(1)}, "lacks the tensor 'classifier.linear.weight'"),
+        ({"classifier.linear.weight": torch.tensor(1.0)}, "lacks the tensor"),
+        ({3: torch.zeros(1)}, "3 is no tensor's name"),
     ):
         checkpoint.save(experiment.best_checkpoint, {"state_dict": state})
         with pytest.raises(ApqError, match=f"model_best.pth.tar: .*{message}") as error:
@@ -146,6 +148,11 @@ def test_supernet_phases_run_once_each_and_resume(tiny_space, toy_data, tmp_path
     assert "going on after epoch 2 of 2" in capsys.readouterr().out
     for name, tensor in net.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
+
+
+def test_a_last_batch_of_one_image_has_no_say_in_batch_statistics(toy_data):
+    sizes = [len(batch) for batch in bn_batches(toy_data, 100, 23, CPU)]
+    assert sizes == [23]  # of 24 images
 
 
 def test_a_phase_without_epochs_is_left_out():

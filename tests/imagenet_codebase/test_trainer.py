@@ -171,6 +171,16 @@ def test_other_settings_do_not_go_on_from_a_run(start):
     assert not trainer.resume()
 
 
+def test_a_file_that_is_no_state_of_the_run_is_named(start):
+    trainer = start(arch="a")
+    trainer.save()
+    state = checkpoint.load(trainer.last_path)
+    for change in ({"state_dict": {}}, {"optimizer": 3}, {"optimizer": {}}):
+        checkpoint.save(trainer.last_path, {**state, **change})
+        with pytest.raises(ApqError, match="is no state of this run"):
+            start(arch="a").resume()
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(start):
     def poison(key):
         if key[1:] == (1, 1):
@@ -224,7 +234,7 @@ def test_accuracy_by_hand():
 
 def test_an_unknown_device_is_refused():
     assert pick_device("cpu").type == "cpu"
-    for name in ("gpu", "cuda:99", "meta:x"):
+    for name in ("gpu", "cuda:99", "meta"):
         with pytest.raises(ApqError, match=f"--device {name}"):
             pick_device(name)
 

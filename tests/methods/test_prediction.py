@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from apq import ApqError
+from apq.provenance import read_card
 from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
@@ -52,20 +53,23 @@ def test_broken_pairs_are_named(tmp_path, content, message):
         read_pairs(tmp_path / "pairs.json")
 
 
+FACTS = {"supernet": "toy", "seed": 3}
+
+
 def test_a_log_cut_anywhere_loses_one_line_at_most(tmp_path):
     subnets = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 3))
-    log = PairLog(tmp_path / "pairs.json")
+    log = PairLog(tmp_path / "pairs.json", FACTS)
     for i, subnet in enumerate(subnets):
         log.add(subnet, 50.0 + i)
     whole = log.log_path.read_bytes()
-    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
-    for cut in (0, 1, ends[0] - 1, ends[0], ends[1] + 40, len(whole)):
+    _, *ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in (ends[0] - 20, ends[0] - 1, ends[0], ends[1] + 40, len(whole)):
         log.log_path.write_bytes(whole[:cut])
-        reopened = PairLog(tmp_path / "pairs.json")
+        reopened = PairLog(tmp_path / "pairs.json", FACTS)
         assert list(reopened.pairs) == subnets[: sum(end <= cut for end in ends)]
         reopened.add(largest(), 99.0)  # what follows a cut is a line of its own
-        assert PairLog(tmp_path / "pairs.json").pairs[largest()] == 99.0
-    reopened.finish()
+        assert PairLog(tmp_path / "pairs.json", FACTS).pairs[largest()] == 99.0
+    reopened.finish(1.0)
     assert not log.log_path.exists()
     assert read_pairs(tmp_path / "pairs.json")[subnets[0]] == 50.0
 
@@ -88,8 +92,9 @@ def net(tiny_space):
     return OnceForAllNet(tiny_space, 4)
 
 
-def gather(net, data, path, n_full=3, n_quantized=4):
-    return collect(net, data, path, n_full, n_quantized, seed=5, n_bn_images=16, batch_size=8)
+def gather(net, data, path, n_full=3, n_quantized=4, supernet="toy"):
+    facts = {"supernet": supernet}
+    return collect(net, data, path, n_full, n_quantized, facts, 5, n_bn_images=16, batch_size=8)
 
 
 def test_collecting_resumes_and_gives_the_same_pairs(net, toy_data, tmp_path, monkeypatch):
@@ -117,6 +122,23 @@ def test_collecting_resumes_and_gives_the_same_pairs(net, toy_data, tmp_path, mo
     assert read_pairs(path, net.space) == whole
     assert gather(net, toy_data, path)
     assert len(measured) == 7
+
+
+def test_pairs_of_another_supernet_are_never_mixed_in(net, toy_data, tmp_path):
+    path = tmp_path / "pairs.json"
+    gather(net, toy_data, path)
+    card = read_card(path)
+    assert (card["supernet"], card["dataset"], card["n_full"]) == ("toy", "toy", 3)
+    for supernet, seed in (("other", 5), ("toy", 6)):
+        with pytest.raises(ApqError, match=r"pairs.json was measured with .*another --out"):
+            collect(net, toy_data, path, 9, 9, {"supernet": supernet}, seed, n_bn_images=16)
+    log = PairLog(tmp_path / "b.json", FACTS)
+    log.add(largest(), 50.0)
+    with pytest.raises(ApqError, match=r"b.json.log was measured with seed 3, not 4"):
+        PairLog(tmp_path / "b.json", {**FACTS, "seed": 4})
+    write_pairs(tmp_path / "foreign.json", {largest(): 50.0})
+    with pytest.raises(ApqError, match=r"foreign.json was measured with supernet unknown"):
+        PairLog(tmp_path / "foreign.json", FACTS)
 
 
 def additive_pairs(n, quantized, seed=0):

@@ -83,8 +83,8 @@ def test_saved_and_loaded_it_predicts_the_same(
     assert loaded.card["image_size"] == 64
     assert (loaded.predict(genes) == predictor.predict(genes)).all()
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "acc_quant.card.json",
         "acc_quant.pt",
+        "acc_quant.pt.card.json",
     ]
 
 
@@ -129,7 +129,7 @@ def _with(key: str, value: object):
         (_without("layers.1.0.bias"), r"'layers\.1\.0\.bias' is missing"),
         (_without("quantize_fc.weight"), r"'quantize_fc\.weight' is missing"),
         (_with("regressor.weight", torch.zeros(1, 9)), r"'regressor.*\(1, 9\).*\(1, 8\)"),
-        (_with("regressor.bias", 3), r"'regressor\.bias' is int; expected \(1,\)"),
+        (_with("regressor.bias", 3), r"'regressor\.bias' is int, not a tensor"),
         (_with("extra", torch.zeros(2)), "it has an unknown 'extra'"),
         (_with("regressor.bias", torch.tensor([float("nan")])), "not finite"),
     ],
@@ -151,8 +151,8 @@ def test_other_torch_files_and_cards_are_refused(
     with pytest.raises(ApqError, match=r"list\.pt holds a list"):
         AccuracyPredictor.load(tmp_path / "list.pt")
     predictor.save(tmp_path / "a.pt")
-    (tmp_path / "a.card.json").write_text("[]")
-    with pytest.raises(ApqError, match=r"a\.card\.json is no card"):
+    (tmp_path / "a.pt.card.json").write_text("[]")
+    with pytest.raises(ApqError, match=r"a\.pt\.card\.json is no card"):
         AccuracyPredictor.load(tmp_path / "a.pt", hidden=8)
 
 
