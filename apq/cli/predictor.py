@@ -25,6 +25,7 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument("--out_dir", type=Path, default=Path("models"))
     parser.add_argument("--n_epochs", type=cli.whole_number(1), default=FitSettings.n_epochs)
     parser.add_argument("--lr", type=cli.positive_number, default=FitSettings.lr)
+    parser.add_argument("--weight_decay", type=float, default=FitSettings.weight_decay)
     parser.add_argument("--transfer_lr", type=cli.positive_number, default=FitSettings.transfer_lr)
     parser.add_argument(
         "--held_out", type=float, default=FitSettings.held_out, help="share for the figures"
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         n_epochs=args.n_epochs,
         lr=args.lr,
         transfer_lr=args.transfer_lr,
+        weight_decay=args.weight_decay,
         held_out=args.held_out,
         seed=args.seed,
     )

@@ -35,7 +35,7 @@ SURFACE = {
         --n_workers --download""",
     "collect": """--supernet --out --n_full --n_quantized --n_bn_images --dataset --data_dir
         --image_size --n_workers --download""",
-    "predictor": "--pairs --out_dir --n_epochs --lr --transfer_lr --held_out",
+    "predictor": "--pairs --out_dir --n_epochs --lr --weight_decay --transfer_lr --held_out",
 }
 
 

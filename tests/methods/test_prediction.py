@@ -152,7 +152,7 @@ def additive_pairs(n, quantized, seed=0):
     return {s: float(70 + a) for s, a in zip(subnets, score, strict=True)}
 
 
-FAST = FitSettings(n_epochs=60, seed=1)
+FAST = FitSettings(n_epochs=60, lr=3e-3, transfer_lr=1e-3, weight_decay=0.01, seed=1)
 
 
 def test_a_predictor_learns_and_transfer_helps_with_few_pairs():
