@@ -6,13 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from apq.subnet import Subnet
-from methods.evolution import (
-    EvolutionSettings,
-    GenerationRecord,
-    SearchResult,
-    check_constraint,
-    search,
-)
+from methods.evolution import EvolutionSettings, GenerationRecord, SearchResult, search
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
 
@@ -26,8 +20,6 @@ class Found:
     """Predicted, in 0..1."""
     cost: float
     constraint: float
-    note: str | None
-    """What the user should know of the constraint, if anything."""
     settings: EvolutionSettings
     result: SearchResult
 
@@ -41,9 +33,8 @@ def find_subnet(
 ) -> Found:
     """Search the most accurate subnet whose cost is at most `constraint`, in the cost's unit.
 
-    Raises ApqError at once when no subnet is that cheap.
+    Raises ApqError at once when no subnet is that cheap; `check_constraint` tells more.
     """
-    note = check_constraint(constraint, cost)
     space = cost.space
     _, cheapest = cost.minimum()
     result = search(
@@ -60,7 +51,6 @@ def find_subnet(
         accuracy=result.accuracy,
         cost=result.cost,
         constraint=constraint,
-        note=note,
         settings=settings,
         result=result,
     )

@@ -87,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
     image_size = args.image_size or (table.image_size if table else 224)
     cost = LatencyPredictor(args.type, image_size, table=table, accounting=args.accounting)
     accuracy = _load_predictor(args)
-    check_constraint(args.constraint, cost)
+    note = check_constraint(args.constraint, cost)
+    if note:
+        cli.warn(note)
     Experiment.check_free(args.exp_name, overwrite=args.overwrite)
     bar = Counter(f"searching under {args.constraint:g} {cost.unit}", settings.generations)
     found = find_subnet(
@@ -98,8 +100,6 @@ def run(args: argparse.Namespace) -> int:
         on_generation=lambda record: bar.step(f"{record.best_accuracy:.2%}"),
     )
     bar.close()
-    if found.note:
-        cli.warn(found.note)
     print(format_found(found, cost, accuracy.card))  # first: a full disk must not lose it
     report = _report(args, found, cost, accuracy)
     name = args.exp_name
