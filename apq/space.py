@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -140,11 +139,6 @@ class SearchSpace:
     def n_genes(self) -> int:
         """Number of gene columns: 132 in the paper's space."""
         return len(self.choices)
-
-    @property
-    def log10_size(self) -> float:
-        """Logarithm of the number of gene arrays, those that name the same network included."""
-        return sum(math.log10(len(values)) for values in self.choices)
 
     @cached_property
     def allowed(self) -> np.ndarray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from apq.space import BIT_FIELDS
 from apq.subnet import Subnet, largest, smallest
 from elastic_nn.networks import OnceForAllNet
 
@@ -43,10 +44,8 @@ class SandwichStep:
         genes = np.concatenate([space.sample(rng, 1), space.sample_spread(rng, n)])
         narrow, *drawn = space.decode(genes)
         # The smallest architecture takes the bits of the first draw.
-        smallest_quantized = space.encode([narrow])
-        first_bit_gene = space.columns["pw_w_bits"].start
-        smallest_quantized[:, :first_bit_gene] = space.encode([self.smallest])[:, :first_bit_gene]
-        candidates = space.decode(smallest_quantized) + drawn
+        bits = {name: getattr(narrow, name) for name in BIT_FIELDS}
+        candidates = [replace(self.smallest, **bits), *drawn]
         keep_bits = rng.random(n + 1) < self.settings.quantized_share
         return [
             subnet if keep else subnet.full_precision()

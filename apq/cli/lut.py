@@ -101,3 +101,4 @@ def _diff(args: argparse.Namespace) -> None:
     ]
     headers = ("quantity", "largest relative difference", "layer", "first", "second")
     print(format_table(headers, rows))
+    print("they agree" if difference.agrees() else "they differ")

@@ -20,7 +20,7 @@ from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.settings import TrainingSettings
 from imagenet_codebase.run_manager.supernet import bn_batches, data_facts
-from imagenet_codebase.run_manager.trainer import Trainer
+from imagenet_codebase.run_manager.trainer import LAST_NAME, Trainer
 from utils import checkpoint
 
 N_BN_IMAGES = 1024
@@ -91,7 +91,12 @@ def finetune(
         **data_facts(data),
         "supernet_sha256": files.sha256(supernet_path) if supernet_path.is_file() else "",
     }
-    net = starting_network(subnet, supernet_path, data, device, settings.n_workers)
+    last = experiment.checkpoint_dir / LAST_NAME
+    if last.exists() and not restart:  # its weights replace whatever the network starts with
+        net = MobileNet.from_subnet(subnet, data.n_classes)
+        net = net.to(device, memory_format=torch.channels_last)
+    else:
+        net = starting_network(subnet, supernet_path, data, device, settings.n_workers)
 
     def step(images, labels, key):
         logits = net(images)

@@ -28,6 +28,8 @@ Step = Callable[[torch.Tensor, torch.Tensor, tuple[int, ...]], tuple[torch.Tenso
 
 # What may differ between a run and its resumption without changing a single weight.
 FREE_SETTINGS = ("n_workers", "save_every_s")
+# The file that a run goes on from.
+LAST_NAME = "last.pth.tar"
 LOG_EVERY = 20  # steps between two looks at the loss: each one waits for the device
 
 
@@ -62,7 +64,7 @@ class Trainer:
     @property
     def last_path(self) -> Path:
         """Where the run goes on from."""
-        return self.folder / "last.pth.tar"
+        return self.folder / LAST_NAME
 
     @property
     def done(self) -> bool:

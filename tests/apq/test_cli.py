@@ -370,6 +370,7 @@ def test_lut_builds_shows_and_compares(home, call, monkeypatch):
     assert status == 0
     assert "tail" in out
     assert "9.9e-03" in out
+    assert "they differ" in out
     assert call("lut", "diff", "own.json")[0] == 0
     assert call("lut", "diff")[0] == 2
     assert call("lut", "show", "--filter=(97,")[0] == 2

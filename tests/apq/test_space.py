@@ -14,9 +14,6 @@ def test_counts_of_the_paper_space():
     assert [len(block.widths) for block in SPACE.blocks] == (
         [5] + [7] * 4 + [11] * 4 + [21] * 4 + [25] * 4 + [49] * 4
     )
-    # 3^6 depths, 3^21 kernels, 3^84 bits, and the widths above.
-    widths = np.log10([len(block.widths) for block in SPACE.blocks]).sum()
-    assert SPACE.log10_size == pytest.approx((6 + 21 + 84) * np.log10(3) + widths)
 
 
 def test_blocks_have_the_paper_shapes():
