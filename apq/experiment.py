@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from apq import files
@@ -60,10 +62,11 @@ class Experiment:
         report: dict[str, Any],
         root: str | Path = EXPERIMENTS_DIR,
         overwrite: bool = False,
+        others: Mapping[str, bytes] = MappingProxyType({}),
     ) -> Experiment:
-        """Write a new experiment in one step: `arch`, `lat` and `search.json`.
+        """Write a new experiment in one step: `arch`, `lat`, `search.json` and `others` by name.
 
-        `cost` is in ms or mJ, whichever the search was bound by; `report` explains the run.
+        `cost` is in the unit of what the search was bound by first; `report` explains the run.
         Raises ApqError when the experiment exists (unless `overwrite`) or cannot be written; an
         existing one is replaced only after the new one is complete.
         """
@@ -78,6 +81,8 @@ class Experiment:
             files.write_text(new / "arch", subnet.to_json() + "\n")
             files.write_text(new / "lat", json.dumps([cost]) + "\n")
             files.write_json(new / "search.json", report)
+            for other, content in others.items():
+                files.write_bytes(new / other, content)
             if path.exists():
                 path.rename(staging / "old")
             new.rename(path)

@@ -41,9 +41,14 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
             os.unlink(temporary)
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write bytes atomically; raises ApqError."""
+    write_atomic(path, lambda file: file.write(content))
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write text atomically; raises ApqError."""
-    write_atomic(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:

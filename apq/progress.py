@@ -43,11 +43,12 @@ class Counter:
             self._bar.note = f"{note}  " if note else ""
             self._bar.next()
 
-    def update(self, done: int, total: int) -> None:
-        """Show that `done` steps of `total` are behind."""
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Show that `done` steps of `total` are behind; `note` is shown beside the count."""
         if self._bar is not None:
             self._bar.max = total
-            self._bar.goto(done)
+            self._bar.note = f"{note}  " if note else ""
+            self._bar.goto(min(done, total))
 
     def close(self) -> None:
         """End the line."""

@@ -66,3 +66,27 @@ def toy_data() -> DataProvider:
         train=replace(splits.pop("train"), augment=True),
         **splits,
     )
+
+
+@pytest.fixture(scope="session")
+def randomize():
+    """A function that gives every tensor of a network a value of its own, and evaluates it.
+
+    Batch statistics and kernel transforms included; quantization ranges stay.
+    """
+
+    def change(net, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        for name, tensor in net.state_dict().items():
+            if tensor.dtype == torch.long or name.endswith("range"):
+                continue
+            noise = torch.randn(tensor.shape, generator=generator)
+            if name.endswith("_matrix"):
+                tensor.add_(0.05 * noise)
+            elif name.endswith("running_var"):
+                tensor.copy_(1 + 0.2 * noise.abs())
+            elif tensor.dim() < 2:
+                tensor.add_(0.1 * noise)
+        return net.eval()
+
+    return change

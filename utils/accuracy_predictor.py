@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apq import files
@@ -20,7 +21,7 @@ from utils.converter import Converter
 
 HIDDEN = 400
 QUANTIZED_NAME = "acc_quant.pt"
-# Bounds the memory of a large query: 4096 rows of features take 12 MB.
+# Bounds the memory of a large query: 4096 rows of the hidden layers take 6 MB each.
 PREDICT_BATCH = 4096
 
 
@@ -40,6 +41,7 @@ class AccuracyPredictor(nn.Module):
         self.quantized = quantized
         self.card: dict[str, Any] = {}
         self.sha256 = ""
+        self._kept_columns: tuple[list, tuple[Tensor, Tensor | None]] | None = None
         self.converter = Converter(space)
         n_inputs = (self.converter.n_arch_features, hidden, hidden)
         self.layers = nn.ModuleList(
@@ -55,9 +57,35 @@ class AccuracyPredictor(nn.Module):
         x = self.layers[0](features[:, :n_arch])
         if self.quantized:
             x = x + self.quantize_fc(features[:, n_arch:])
+        return self._head(x)
+
+    def _head(self, x: Tensor) -> Tensor:
         for layer in self.layers[1:]:
             x = layer(x)
         return self.regressor(x).squeeze(-1)
+
+    def _forward_positions(self, arch: Tensor, bits: Tensor) -> Tensor:
+        """Do as `forward` with the positions of the features that are 1 (`Converter.positions`).
+
+        A product with zeros and ones is a sum of columns: a third of the time.
+        """
+        first = self.layers[0][0]
+        arch_columns, bit_columns = self._columns()
+        x = F.embedding_bag(arch, arch_columns, mode="sum").add_(first.bias).relu_()
+        if bit_columns is not None:
+            x += F.embedding_bag(bits, bit_columns, mode="sum").add_(self.quantize_fc.bias)
+        return self._head(x)
+
+    def _columns(self) -> tuple[Tensor, Tensor | None]:
+        """Return the first weights' columns as rows, with a row of zeros below; kept."""
+        weights = [self.layers[0][0].weight]
+        weights += [self.quantize_fc.weight] if self.quantized else []
+        # Training writes in place, which counts the version up.
+        state = [(weight.data_ptr(), weight._version) for weight in weights]
+        if self._kept_columns is None or self._kept_columns[0] != state:
+            rows = [F.pad(weight.detach().T, (0, 0, 0, 1)).contiguous() for weight in weights]
+            self._kept_columns = state, (*rows, None)[:2]
+        return self._kept_columns[1]
 
     def predict(self, subnets: np.ndarray | Sequence[Subnet]) -> np.ndarray:
         """Return predicted accuracies in 0..1, float64 (N,), of subnets or genes (N, n_genes).
@@ -71,9 +99,18 @@ class AccuracyPredictor(nn.Module):
         with torch.inference_mode():
             for start in range(0, len(genes), PREDICT_BATCH):
                 part = slice(start, start + PREDICT_BATCH)
-                features = torch.from_numpy(self.converter.features(genes[part])).to(device)
-                accuracy[part] = self(features).cpu().numpy()
+                arch, bits = self.converter.positions(genes[part])
+                arch, bits = torch.from_numpy(arch).to(device), torch.from_numpy(bits).to(device)
+                accuracy[part] = self._forward_positions(arch, bits).cpu().numpy()
         return accuracy
+
+    def slopes(self, subnets: np.ndarray | Sequence[Subnet]) -> np.ndarray:
+        """Return how the accuracy changes with each feature, float32 (N, n_features).
+
+        To first order, setting a gene to another choice changes the accuracy by the difference
+        of the two choices' slopes. Raises ApqError as `predict`.
+        """
+        return slopes_of(self, as_genes(self.space, subnets))
 
     # ---- files ----
 
@@ -92,16 +129,23 @@ class AccuracyPredictor(nn.Module):
         Whether it is quantized shows in its weights. Raises ApqError when the file is missing or
         damaged, or when a weight is missing, foreign, of another shape or not finite.
         """
-        path = _find(Path(path), name)
+        path = find_weights(Path(path), name)
         content = checkpoint.load(path)
         with files.naming(path):
-            weights = checkpoint.state_dict(content)
-            quantized = any(key.startswith("quantize_fc.") for key in weights)
-            predictor = cls(space, hidden, quantized)
-            _check(weights, predictor.state_dict())
-        predictor.load_state_dict(weights)
+            predictor = cls.from_weights(checkpoint.state_dict(content), space, hidden=hidden)
         predictor.card, predictor.sha256 = read_card(path), files.sha256(path)
         return predictor.to(device).eval()
+
+    @classmethod
+    def from_weights(
+        cls, weights: dict[str, Tensor], space: SearchSpace = PAPER_SPACE, *, hidden: int = HIDDEN
+    ) -> AccuracyPredictor:
+        """Build a predictor from its state dict; raises ApqError at the first wrong weight."""
+        quantized = any(key.startswith("quantize_fc.") for key in weights)
+        predictor = cls(space, hidden, quantized)
+        _check(weights, predictor.state_dict())
+        predictor.load_state_dict(weights)
+        return predictor
 
     def save(self, path: str | Path) -> None:
         """Write the weights atomically and drop an older card; raises ApqError."""
@@ -109,7 +153,16 @@ class AccuracyPredictor(nn.Module):
         card_path(path).unlink(missing_ok=True)  # it would describe other weights
 
 
-def _find(path: Path, name: str) -> Path:
+def slopes_of(predictor: nn.Module, genes: np.ndarray) -> np.ndarray:
+    """Return a predictor's gradient with respect to the features, float32 (N, n_features)."""
+    device = next(predictor.parameters()).device
+    features = torch.from_numpy(predictor.converter.features(genes)).to(device).requires_grad_()
+    (slopes,) = torch.autograd.grad(predictor(features).sum(), features)
+    return slopes.cpu().numpy()
+
+
+def find_weights(path: Path, name: str) -> Path:
+    """Return a file, or the file `name` of a folder; raises ApqError when there is none."""
     if path.is_file():
         return path
     if not path.is_dir():

@@ -36,3 +36,19 @@ class Converter:
         active = np.tile(self.space.active(genes), len(BLOCK_FIELDS))
         features.reshape(-1)[positions] = active
         return features
+
+    def positions(self, genes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the features are 1: of the architecture (N, 2 n_blocks), the bits (N, 4 n).
+
+        Each counted within its part; in a block that is left out the position is one beyond the
+        part's last. Raises ApqError when the genes are not of this space.
+        """
+        self.space.check_genes(genes)
+        positions = genes[:, self.space.n_stages :] + self._starts
+        n_arch_genes = (len(BLOCK_FIELDS) - len(BIT_FIELDS)) * self.space.n_blocks
+        arch, bits = positions[:, :n_arch_genes], positions[:, n_arch_genes:] - self.n_arch_features
+        idle = ~self.space.active(genes)
+        if idle.any():
+            arch[np.tile(idle, 2)] = self.n_arch_features
+            bits[np.tile(idle, 4)] = self.n_bit_features
+        return arch, bits

@@ -175,3 +175,51 @@ def test_predictions_agree_with_the_authors_network(reference: Path) -> None:
     expected = [entry["golden_predictor"] for entry in golden]
     np.testing.assert_allclose(got, expected, atol=1e-5, rtol=0)
     assert Converter(PAPER_SPACE).n_features == predictor.converter.n_features
+
+
+# ---- the fast ways ----
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_predict_is_the_forward_pass_on_features(quantized: bool) -> None:
+    torch.manual_seed(0)
+    predictor = AccuracyPredictor(quantized=quantized).eval()
+    genes = PAPER_SPACE.sample(np.random.default_rng(0), 200)
+    features = torch.from_numpy(predictor.converter.features(genes))
+    for _ in range(2):  # again after training wrote into the weights
+        with torch.no_grad():
+            expected = predictor(features).numpy()
+        np.testing.assert_allclose(predictor.predict(genes), expected, atol=1e-6)
+        with torch.no_grad():
+            for parameter in predictor.parameters():
+                parameter.mul_(1.5)
+    assert abs(predictor.predict(genes) - expected).max() > 1e-3
+
+
+def test_positions_are_where_the_features_are_one() -> None:
+    predictor = AccuracyPredictor()
+    genes = PAPER_SPACE.sample(np.random.default_rng(0), 50)
+    features = predictor.converter.features(genes)
+    arch, bits = predictor.converter.positions(genes)
+    for row, a, b in zip(features, arch, bits, strict=True):
+        expected = np.zeros(len(row))
+        expected[a[a < 520]] = 1
+        expected[520 + b[b < 252]] = 1
+        assert (row == expected).all()
+        assert (a == 520).sum() * 2 == (b == 252).sum()
+
+
+def test_slopes_are_those_of_finite_differences() -> None:
+    torch.manual_seed(0)
+    predictor = AccuracyPredictor().eval()
+    genes = PAPER_SPACE.sample(np.random.default_rng(0), 2)
+    slopes = predictor.slopes(genes)
+    assert slopes.shape == (2, 772)
+    predictor.double()
+    features = torch.from_numpy(predictor.converter.features(genes)).double()
+    with torch.no_grad():
+        for i in range(0, 772, 37):
+            step = torch.zeros(772, dtype=torch.float64)
+            step[i] = 1e-6
+            rise = (predictor(features + step) - predictor(features - step)) / 2e-6
+            np.testing.assert_allclose(slopes[:, i], rise.numpy(), atol=1e-5)
