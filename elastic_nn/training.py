@@ -25,6 +25,10 @@ class SandwichSettings:
     n_random: int = 2
     """Random subnets a step, beside the largest and the smallest."""
     label_smoothing: float = 0.1
+    small_image_size: int = 0
+    """Side to which images are shrunk in the first epochs, which then take less time; 0: none."""
+    small_epochs: int = 0
+    """How many epochs that are."""
 
 
 class SandwichStep:
@@ -55,7 +59,13 @@ class SandwichStep:
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, key: tuple[int, ...]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the gradients of one batch; return the largest's loss and number of right answers."""
+        """Add the gradients of one batch; return the largest's loss and number of right answers.
+
+        The key is (seed, epoch, step).
+        """
+        if self.settings.small_image_size and key[1] < self.settings.small_epochs:
+            size = (self.settings.small_image_size,) * 2
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
         self.net.activate(self.largest)
         logits = self.net(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)

@@ -12,29 +12,44 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from elastic_nn.modules.quantizers import fake_quantize
-
-INITIAL_ACTIVATION_RANGE = 6.0  # the ceiling of ReLU6
+from elastic_nn.modules.quantizers import RELU6_CEILING, quantize_relu6, quantize_signed
+from elastic_nn.quantizer_kinds import PAPER, Quantizer
 
 
 class QuantizedLayer(nn.Module):
     """Base of every layer with weights: quantizes input and filter when bits are set.
 
-    `activation_range` (1,) is learned; `weight_range` (1,) is 0 until it is calibrated, which
-    reads as the largest magnitude of the active filter.
+    An input without a sign is what its writer computed before ReLU6, which is applied here: with
+    a quantizer both are one operation. `activation_range` (1,) is learned. `weight_range` is (1,),
+    and 0 until it is calibrated, which reads as the largest magnitude of the active filter; with a
+    quantizer that learns it, a parameter, and (out channels,) where there is one for each.
     """
 
     def init_quantizer(self, signed_input: bool) -> None:
         """Add the quantizer's state; `signed_input` tells an input that no ReLU has passed."""
         self.signed_input = signed_input
+        self.quantizer = PAPER
         self.w_bits: int | None = None
         self.a_bits: int | None = None
-        self.activation_range = nn.Parameter(torch.full((1,), INITIAL_ACTIVATION_RANGE))
+        self.activation_range = nn.Parameter(torch.full((1,), RELU6_CEILING))
         self.register_buffer("weight_range", torch.zeros(1))
 
     def set_bits(self, w_bits: int | None, a_bits: int | None) -> None:
         """Choose the bit widths of weights and input; None leaves them in full precision."""
         self.w_bits, self.a_bits = w_bits, a_bits
+
+    def set_quantizer(self, quantizer: Quantizer) -> None:
+        """Choose how ranges are learned; another kind begins at the largest magnitudes."""
+        if quantizer == self.quantizer:
+            return
+        self.quantizer = quantizer
+        n = self.weight.size(0) if quantizer.per_channel else 1
+        most = self.weight.detach().reshape(n, -1).abs().amax(1)
+        del self.weight_range
+        if quantizer.learned:
+            self.weight_range = nn.Parameter(most)
+        else:
+            self.register_buffer("weight_range", torch.zeros_like(most))
 
     def active_filter(self, in_channels: int) -> torch.Tensor:
         """Return the filter the active subnet uses, before quantization."""
@@ -42,19 +57,27 @@ class QuantizedLayer(nn.Module):
 
     def quantized_input(self, x: torch.Tensor) -> torch.Tensor:
         """Return the input as the accelerator would see it."""
+        learned = self.quantizer.learned
+        if self.signed_input:
+            if self.a_bits is None:
+                return x
+            return quantize_signed(x, self.activation_range, self.a_bits, learned)
         if self.a_bits is None:
-            return x
-        return fake_quantize(x, self.activation_range, self.a_bits, self.signed_input)
+            # Batch norm, which wrote the input, does not need it for its backward pass.
+            return F.relu6(x, inplace=True)
+        return quantize_relu6(x, self.activation_range, self.a_bits, learned)
 
     def quantized_filter(self, in_channels: int) -> torch.Tensor:
         """Return the active filter as the accelerator would see it."""
         weight = self.active_filter(in_channels)
         if self.w_bits is None:
             return weight
-        limit = torch.where(
-            self.weight_range > 0, self.weight_range, weight.detach().abs().max().reshape(1)
-        )
-        return fake_quantize(weight, limit, self.w_bits, signed=True)
+        if self.quantizer.learned:
+            limit = self.weight_range.view(-1, *[1] * (weight.dim() - 1))
+            return quantize_signed(weight, limit, self.w_bits, learned=True)
+        most = weight.detach().abs().max().reshape(1)
+        limit = torch.where(self.weight_range > 0, self.weight_range, most)
+        return quantize_signed(weight, limit, self.w_bits)
 
     def active_state(self, in_channels: int) -> dict[str, torch.Tensor]:
         """Return the state dict of a compact layer that computes the same."""

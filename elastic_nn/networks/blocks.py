@@ -16,10 +16,13 @@ from elastic_nn.modules import (
 
 
 class ConvLayer(nn.Module):
-    """Convolution, batch normalization and, where asked for, ReLU6."""
+    """Convolution and batch normalization, and ReLU6 where the reader is no convolution.
+
+    A convolution that reads a rectified input applies ReLU6 itself (`QuantizedLayer`).
+    """
 
     def __init__(
-        self, conv: ElasticConv2d | ElasticDepthwiseConv2d, activation: bool = True
+        self, conv: ElasticConv2d | ElasticDepthwiseConv2d, activation: bool = False
     ) -> None:
         super().__init__()
         self.conv = conv
@@ -52,7 +55,7 @@ class InvertedConv(nn.Module):
                 ElasticConv2d(in_channels, width, signed_input=True)
             )
         self.depth_conv = ConvLayer(ElasticDepthwiseConv2d(width, kernels, stride))
-        self.point_linear = ConvLayer(ElasticConv2d(width, out_channels), activation=False)
+        self.point_linear = ConvLayer(ElasticConv2d(width, out_channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, C, H, W) to (N, C', H', W')."""

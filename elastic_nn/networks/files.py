@@ -10,7 +10,7 @@ import torch
 from apq import files
 from apq.errors import ApqError
 from apq.space import PAPER_SPACE, SearchSpace
-from elastic_nn.networks import paper_names
+from elastic_nn.networks import efficientnet_lite, paper_names
 from elastic_nn.networks.ofa import OnceForAllNet
 from utils import checkpoint
 
@@ -44,6 +44,19 @@ def supernet_from(
     net = OnceForAllNet(space, n_classes=classifier.size(0))
     net.load_paper_state_dict(state_dict)
     return LoadedSupernet(net, any(name.endswith(".activation_range") for name in given))
+
+
+def start_from(net: OnceForAllNet, source: str) -> None:
+    """Copy starting weights into a supernet: `efficientnet-lite0`, or a supernet file.
+
+    A classifier of other classes stays as it is. Raises ApqError.
+    """
+    if source == efficientnet_lite.NAME:
+        efficientnet_lite.load(net, efficientnet_lite.read_weights())
+        return
+    state = load_supernet(source, net.space).net.state_dict()
+    own = net.state_dict()
+    net.load_state_dict({n: t if t.shape == own[n].shape else own[n] for n, t in state.items()})
 
 
 def save_supernet(net: OnceForAllNet, path: str | Path) -> None:

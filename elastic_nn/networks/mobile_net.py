@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -18,11 +19,9 @@ from elastic_nn.modules import (
     QuantizedLinear,
 )
 from elastic_nn.networks.blocks import ConvLayer, InvertedBlock
+from elastic_nn.networks.calibration import set_activation_range, set_weight_range
+from elastic_nn.quantizer_kinds import find_quantizer
 
-# Share of an input's values that its calibrated range covers: the rare largest ones would cost
-# the rest their resolution at 4 bits.
-CALIBRATION_QUANTILE = 0.999
-CALIBRATION_SAMPLE = 1_000_000
 # The authors' network rounds the signed input of its 1x1 to the features to 63 levels a side, one
 # bit less than its 8 (on the accelerator both cost the same); their weights expect that.
 FEATURE_INPUT_LOST_BITS = 1
@@ -40,12 +39,12 @@ class MobileNet(nn.Module):
         self.subnet: Subnet | None = None
         self.quantize = False
         stem, first = space.stem_channels, space.first_block_channels
-        self.first_conv = ConvLayer(ElasticConv2d(3, stem, kernel=3, stride=2))
+        self.first_conv = ConvLayer(ElasticConv2d(3, stem, kernel=3, stride=2, signed_input=True))
         first_block = InvertedBlock(stem, stem, first, (3,), 1, shortcut=False, expand=False)
         self.blocks = nn.ModuleList([first_block, *blocks])
         last = space.blocks[-1].out_channels
         self.feature_mix_layer = ConvLayer(
-            ElasticConv2d(last, space.feature_channels, signed_input=True)
+            ElasticConv2d(last, space.feature_channels, signed_input=True), activation=True
         )
         self.classifier = nn.Module()
         self.classifier.linear = QuantizedLinear(space.feature_channels, n_classes)
@@ -122,6 +121,14 @@ class MobileNet(nn.Module):
         layers["classifier.linear"] = (self.classifier.linear, self.classifier.linear.in_features)
         return layers
 
+    def replace_classifier(self, n_classes: int) -> None:
+        """Begin anew with a classifier of so many classes, under the old one's bits."""
+        old = self.classifier.linear
+        self.classifier.linear = QuantizedLinear(old.in_features, n_classes)
+        self.classifier.linear.set_bits(old.w_bits, old.a_bits)
+        self.n_classes = n_classes
+        _initialize(self.classifier)
+
     # ---- quantization ranges and batch statistics ----
 
     @torch.no_grad()
@@ -143,13 +150,17 @@ class MobileNet(nn.Module):
     def calibrate(self, images: torch.Tensor, weights: bool = True) -> None:
         """Set the active layers' ranges from images (N, 3, S, S), run in full precision.
 
-        An activation range covers 99.9 % of the input's magnitudes; a weight range (skipped
-        without `weights`) is the filter's largest magnitude.
+        The paper's: an activation range covers 99.9 % of the input's magnitudes; a weight range
+        (skipped without `weights`) is the filter's largest magnitude. With a quantizer that learns
+        its ranges, they start where rounding errs least.
         """
         layers = self.quantized_layers().values()
         bits = [(layer.w_bits, layer.a_bits) for layer, _ in layers]
         training = self.training
-        hooks = [layer.register_forward_pre_hook(_record_range) for layer, _ in layers]
+        hooks = [
+            layer.register_forward_pre_hook(partial(set_activation_range, a_bits=a_bits))
+            for (layer, _), (_, a_bits) in zip(layers, bits, strict=True)
+        ]
         try:
             self.eval()
             for layer, _ in layers:
@@ -163,7 +174,16 @@ class MobileNet(nn.Module):
                 layer.set_bits(*pair)
         if weights:
             for layer, in_channels in layers:
-                layer.weight_range.copy_(layer.active_filter(in_channels).abs().max())
+                set_weight_range(layer, in_channels)
+
+    def set_quantizer(self, name: str) -> None:
+        """Choose the quantizer of every layer that forward runs; raises ApqError.
+
+        Ranges of another kind than before have to be calibrated or loaded.
+        """
+        quantizer = find_quantizer(name)
+        for layer, _ in self.quantized_layers().values():
+            layer.set_quantizer(quantizer)
 
     @torch.no_grad()
     def reset_bn_statistics(
@@ -193,15 +213,6 @@ class MobileNet(nn.Module):
             self.train(training)
         if not seen:
             raise ApqError("batch statistics cannot be reset without images")
-
-
-def _record_range(layer: QuantizedLayer, inputs: tuple[torch.Tensor]) -> None:
-    values = inputs[0].detach().abs().flatten()
-    values = values[:: max(1, values.numel() // CALIBRATION_SAMPLE)]
-    k = max(1, int(CALIBRATION_QUANTILE * values.numel()))
-    limit = values.float().kthvalue(k).values
-    # A layer that saw only zeros keeps its range: a range of zero has no step.
-    layer.activation_range.data.copy_(torch.where(limit > 0, limit, layer.activation_range))
 
 
 def _initialize(net: nn.Module) -> None:

@@ -17,24 +17,8 @@ from elastic_nn.networks.files import load_supernet, save_supernet
 from utils import checkpoint
 
 
-def randomize(net, seed=0):
-    """Give every tensor a value of its own, batch statistics and kernel transforms included."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in net.state_dict().items():
-        if tensor.dtype == torch.long or name.endswith("range"):
-            continue
-        noise = torch.randn(tensor.shape, generator=generator)
-        if name.endswith("_matrix"):
-            tensor.add_(0.05 * noise)
-        elif name.endswith("running_var"):
-            tensor.copy_(1 + 0.2 * noise.abs())
-        elif tensor.dim() < 2:
-            tensor.add_(0.1 * noise)
-    return net.eval()
-
-
 @pytest.fixture
-def net(tiny_space):
+def net(tiny_space, randomize):
     torch.manual_seed(0)
     return randomize(OnceForAllNet(tiny_space, n_classes=5))
 

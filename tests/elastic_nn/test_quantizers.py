@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from elastic_nn.modules.quantizers import fake_quantize, n_levels
+from apq import ApqError
+from elastic_nn.modules.quantizers import n_levels, quantize_relu6, quantize_signed
+from elastic_nn.quantizer_kinds import find_quantizer
+
+
+def fake_quantize(x, limit, bits, signed, learned=False):
+    return (quantize_signed if signed else quantize_relu6)(x, limit, bits, learned)
 
 
 def test_levels():
@@ -27,13 +33,24 @@ def test_signed_values_by_hand():
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_gradients_by_hand(signed):
-    x = torch.tensor([-9.0, 1.3, 2.0, 8.0, 9.0], requires_grad=True)
-    limit = torch.tensor([7.0], requires_grad=True)
+    x = torch.tensor([-9.0, 1.3, 2.0, 5.5, 9.0], requires_grad=True)
+    limit = torch.tensor([5.0], requires_grad=True)
     fake_quantize(x, limit, 4, signed).backward(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
     # Straight through inside; what is clipped above hands its gradient to the limit, below its
-    # negative.
-    assert x.grad.tolist() == [0.0 if signed else 1.0, 2.0, 3.0, 0.0, 0.0]
+    # negative, unless it was ReLU6 that clipped it.
+    assert x.grad.tolist() == [0.0, 2.0, 3.0, 0.0, 0.0]
     assert limit.grad.tolist() == [9.0 - 1.0 if signed else 9.0]
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_range_beyond_the_ceiling_of_relu6_clips_nothing(learned):
+    x = torch.tensor([-1.0, 3.0, 6.5, 9.0], requires_grad=True)
+    limit = torch.tensor([15.0], requires_grad=True)  # steps of 1
+    y = fake_quantize(x, limit, 4, False, learned)
+    assert y.tolist() == [0.0, 3.0, 6.0, 6.0]
+    y.sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 0.0, 0.0]
+    assert limit.grad.item() == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8])
@@ -66,3 +83,57 @@ def test_training_and_evaluation_agree_and_rounding_is_idempotent(bits, signed):
     inside = x.abs() < 2.5 if signed else (x > 0) & (x < 2.5)
     step = 2.5 / n_levels(bits, signed)
     assert (once - x)[inside].abs().max() <= step / 2 * 1.001
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("limit", [2.0, 5.0, 8.0])
+def test_gradients_are_those_of_relu6_and_the_plain_formula(signed, limit):
+    generator = torch.Generator().manual_seed(0)
+    x = (4 * torch.randn(4, 50, generator=generator)).requires_grad_()
+    weights = torch.randn(4, 50, generator=generator)
+    r = torch.tensor([limit], requires_grad=True)
+    (fake_quantize(x, r, 4, signed) * weights).sum().backward()
+
+    plain_x, plain_r = x.detach().clone().requires_grad_(), r.detach().clone().requires_grad_()
+    levels = n_levels(4, signed)
+    low = -plain_r if signed else torch.zeros(1)
+    inside = plain_x if signed else torch.relu(plain_x).clamp(max=6)
+    clipped = torch.minimum(torch.maximum(inside, low), plain_r)
+    step = limit / levels
+    rounded = clipped + ((clipped / step).round() * step - clipped).detach()
+    (rounded * weights).sum().backward()
+    torch.testing.assert_close(x.grad, plain_x.grad)
+    torch.testing.assert_close(r.grad, plain_r.grad)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_learned_gradient_by_hand(signed):
+    # 4 bits, steps of 1: the range is the number of levels.
+    levels = n_levels(4, signed)
+    top = min(levels, 6.0)
+    x = torch.tensor([[-20.0, 1.25, 2.5, 4.0, 20.0]], requires_grad=True)
+    limit = torch.tensor([float(levels)], requires_grad=True)
+    y = fake_quantize(x, limit, 4, signed, learned=True)
+    assert y.tolist() == [[-7.0 if signed else 0.0, 1.0, 2.0, 4.0, 7.0 if signed else top]]
+    y.sum().backward()
+    assert x.grad.tolist() == [[0.0, 1.0, 1.0, 1.0, 0.0]]
+    # Inside what rounding adds, in steps, over the levels; clipped, the side (ReLU6 at neither).
+    inside = (-0.25 - 0.5) / levels
+    by_hand = (inside + 1 - 1 if signed else inside) * levels**1.5 / 5**0.5
+    assert limit.grad.item() == pytest.approx(by_hand, rel=0.02)
+
+
+def test_each_channel_learns_its_own_range():
+    x = torch.tensor([[0.4, 9.0], [0.4, 0.2]], requires_grad=True)
+    limit = torch.tensor([[7.0], [0.7]], requires_grad=True)
+    y = quantize_signed(x, limit, 4, learned=True)
+    torch.testing.assert_close(y, torch.tensor([[0.0, 7.0], [0.4, 0.2]]))
+    y.sum().backward()
+    scale = 7**1.5 / 2**0.5
+    assert limit.grad[0].item() == pytest.approx((1 - 0.4 / 7) * scale, rel=0.01)
+    assert limit.grad[1].item() == pytest.approx(0.0, abs=1e-3)
+
+
+def test_an_unknown_quantizer_is_refused_with_the_closest():
+    with pytest.raises(ApqError, match=r"no quantizer 'lqs'.*lsq"):
+        find_quantizer("lqs")

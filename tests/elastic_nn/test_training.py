@@ -51,6 +51,17 @@ def test_a_step_without_elasticity_trains_the_largest_alone(net, batch):
     assert not [name for name in largest_alone if "matrix" in name]
 
 
+def test_the_first_epochs_run_on_smaller_images(net, batch, monkeypatch):
+    step = SandwichStep(net, SandwichSettings(small_image_size=16, small_epochs=2))
+    sizes = []
+    forward = net.forward
+    monkeypatch.setattr(net, "forward", lambda x: sizes.append(tuple(x.shape[2:])) or forward(x))
+    for epoch in range(3):
+        step(*batch, (0, epoch, 0))
+    # The largest, the smallest and two random subnets in each of three steps.
+    assert sizes == [(16, 16)] * 8 + [(32, 32)] * 4
+
+
 def test_training_lowers_the_loss_of_every_size(net, batch):
     step = SandwichStep(net, SandwichSettings(quantized_share=0.5))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)

@@ -1,0 +1,55 @@
+"""The quantizers there are, and what each asks of the accelerator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from apq.errors import ApqError, closest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantizer:
+    """How ranges are found and learned; the rounding is the same for all."""
+
+    name: str
+    learned: bool
+    """Ranges of weights too are trained, with the gradient of learned step size quantization."""
+    per_channel: bool
+    """One weight range for each output channel instead of one for each layer."""
+    needs: str
+    """What the accelerator has to do for it."""
+
+
+QUANTIZERS = {
+    q.name: q
+    for q in (
+        Quantizer(
+            name="paper",
+            learned=False,
+            per_channel=False,
+            needs="one multiplication of each accumulated sum by the layer's two steps",
+        ),
+        Quantizer(
+            name="lsq",
+            learned=True,
+            per_channel=False,
+            needs="the same as the paper's: the steps are found otherwise, not used otherwise",
+        ),
+        Quantizer(
+            name="lsq-channel",
+            learned=True,
+            per_channel=True,
+            needs="one factor for each output channel, which folded batch norm needs in any case",
+        ),
+    )
+}
+PAPER = QUANTIZERS["paper"]
+
+
+def find_quantizer(name: str) -> Quantizer:
+    """Return a quantizer by name; raises ApqError when there is none."""
+    if name not in QUANTIZERS:
+        raise ApqError(
+            f"no quantizer '{name}'{closest(name, QUANTIZERS)}; there are {', '.join(QUANTIZERS)}"
+        )
+    return QUANTIZERS[name]

@@ -1,0 +1,49 @@
+"""The folded form: it computes what the network does."""
+
+import numpy as np
+import pytest
+import torch
+
+from elastic_nn.networks import OnceForAllNet
+from elastic_nn.networks.folded import fold
+
+
+@pytest.fixture
+def net(tiny_space, randomize):
+    torch.manual_seed(0)
+    net = randomize(OnceForAllNet(tiny_space, n_classes=5))
+    net.classifier.linear.weight.data *= 100  # outputs that tell networks apart
+    # Ranges of their own, below and above the ceiling of ReLU6.
+    for i, (_, layer, _) in enumerate(net.conv_layers()):
+        layer.conv.activation_range.data.fill_((1.5, 3.0, 7.0)[i % 3])
+    return net
+
+
+@pytest.fixture
+def images():
+    return torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_full_precision_agrees_to_rounding(net, images):
+    for subnet in net.space.decode(net.space.sample(np.random.default_rng(0), 4)):
+        net.activate(subnet.full_precision())
+        torch.testing.assert_close(fold(net)(images), net(images), atol=1e-4, rtol=1e-4)
+
+
+def test_quantized_agrees_in_double_precision(net, images):
+    # In double precision next to no value lies between two levels within rounding.
+    net, images = net.double(), images.double()
+    for subnet in net.space.decode(net.space.sample(np.random.default_rng(1), 6)):
+        net.activate(subnet)
+        wanted = net(images)
+        torch.testing.assert_close(fold(net)(images), wanted, atol=1e-9, rtol=1e-9)
+        net.activate(subnet, quantize=False)
+        assert (net(images) - wanted).abs().max() > 1e-2  # quantization does something here
+
+
+def test_it_is_a_copy(net, images):
+    folded = fold(net)
+    before = folded(images)
+    for parameter in net.parameters():
+        parameter.data.zero_()
+    assert torch.equal(folded(images), before)
