@@ -26,15 +26,18 @@ class Normalization:
     std: tuple[float, float, float]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return float32 images (B, 3, S, S) of uint8 images (B, 1 or 3, S, S).
+        """Return float32 images (B, 3, S, S) of uint8 images (B, S, S, 1 or 3), on their device.
 
         They lie in memory with channels last, as networks on CPU and GPU like them.
         """
-        n, n_channels, height, width = images.shape
-        mean, std = (torch.tensor(v[:n_channels]).repeat(width) for v in (self.mean, self.std))
+        n, height, width, n_channels = images.shape
+        mean, std = (
+            torch.tensor(v[:n_channels], device=images.device).repeat(width)
+            for v in (self.mean, self.std)
+        )
         # Whole rows of pixels at once: a loop over three channels is four times slower.
-        rows = images.permute(0, 2, 3, 1).reshape(n, height, width * n_channels)
-        values = rows.to(torch.float32).mul_(1 / (255 * std)).sub_(mean / std)
+        rows = images.reshape(n, height, width * n_channels)
+        values = (rows * (1 / (255 * std))).sub_(mean / std)
         values = values.view(n, height, width, n_channels).expand(-1, -1, -1, 3)
         return values.contiguous().permute(0, 3, 1, 2)
 
@@ -57,12 +60,12 @@ class MemorySource:
         return self.read()
 
     def batch(self, indices: np.ndarray, key: tuple[int, int] | None) -> torch.Tensor:
-        """Return normalised float32 images (B, 3, S, S), augmented when there is a key."""
+        """Return images (B, S, S, 1 or 3) uint8, augmented when there is a key."""
         images = self.pixels[torch.from_numpy(indices)].permute(0, 3, 1, 2)
         if key is not None:
             draws = _epoch_draws(key, len(self.labels))[indices]
             images = self.augmentation(images, torch.from_numpy(draws))
-        return self.normalize(resize(images, self.image_size))
+        return resize(images, self.image_size).permute(0, 2, 3, 1)
 
 
 @lru_cache(maxsize=2)

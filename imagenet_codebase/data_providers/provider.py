@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from apq.errors import ApqError, closest
 from imagenet_codebase.data_providers.splits import Split
+from imagenet_codebase.data_providers.workers import Request, Workers
 
+CPU = torch.device("cpu")
 SPLITS = ("train", "val", "test", "train_unaugmented")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The share of one process out of `n_processes` that work on the same data."""
+
+    index: int = 0
+    n_processes: int = 1
+
+
+WHOLE = Shard()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,6 +40,8 @@ class DataProvider:
     """The training images prepared as for evaluation: for batch statistics and calibration."""
     val: Split
     test: Split
+    _workers: dict[int, Workers] = field(init=False, repr=False, default_factory=dict)
+    """Decoding processes by their number: they serve all splits and epochs."""
 
     @property
     def n_classes(self) -> int:
@@ -56,81 +69,80 @@ class DataProvider:
         seed: int = 0,
         epoch: int = 0,
         first_batch: int = 0,
+        shard: Shard = WHOLE,
+        device: torch.device = CPU,
     ) -> Loader:
         """Return batches of a split from `first_batch` on; equal arguments give equal batches.
 
         Only `train` is shuffled unless `shuffle` says otherwise, and only `train` drops an
-        incomplete last batch (never its only one). Images in memory use no workers: they are
-        ready faster than a worker could send them. Raises ApqError.
+        incomplete last batch (never its only one). With a shard, the batches of the same number in
+        all processes make up one of n times the size; of other splits each process gets a share of
+        the images, equal within one. Images in memory use no workers: they are ready faster than a
+        worker could send them. Images and labels come on the device. Raises ApqError.
         """
         if batch_size < 1 or n_workers < 0:
             raise ApqError(
                 f"batch_size is {batch_size} and n_workers {n_workers}: "
                 f"they must be at least 1 and 0"
             )
-        images = self.split(split).at(seed, epoch)
+        images = self.split(split)
         order = np.arange(len(images))
         if shuffle is None:
             shuffle = split == "train"
         if shuffle:
             order = np.random.default_rng((3, seed, epoch)).permutation(order)
-        if split == "train" and len(order) > batch_size:
-            order = order[: len(order) // batch_size * batch_size]
-        order = order[first_batch * batch_size :]
-        return Loader(images, order, batch_size, 0 if images.source.in_memory else n_workers)
+        if split == "train":
+            batches = _equal_batches(order, batch_size, shard)
+        else:
+            order = np.array_split(order, shard.n_processes)[shard.index]
+            batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        requests = [(split, seed, epoch, positions) for positions in batches[first_batch:]]
+        return Loader(
+            self._workers_for(images, n_workers), requests, images.source.normalize, device
+        )
+
+    def _workers_for(self, images: Split, n_workers: int) -> Workers:
+        splits = {name: self.split(name) for name in SPLITS}
+        if images.source.in_memory or not n_workers:
+            return Workers(splits, 0)
+        if n_workers not in self._workers:
+            self._workers[n_workers] = Workers(splits, n_workers)
+        return self._workers[n_workers]
+
+
+def _equal_batches(order: np.ndarray, batch_size: int, shard: Shard) -> list[np.ndarray]:
+    """Return one process's part of each whole batch that all of them share.
+
+    Parts of one batch are equal, so that a mean of their means is the batch's.
+    """
+    n = shard.n_processes
+    whole = min(batch_size * n, len(order) // n * n)
+    if not whole:
+        raise ApqError(f"{len(order)} training images are too few for {n} processes")
+    parts = order[: len(order) // whole * whole].reshape(-1, n, whole // n)
+    return list(parts[:, shard.index])
 
 
 class Loader:
     """Batches of images (B, 3, S, S) float32 and labels (B,) int64, in a fixed order."""
 
-    def __init__(self, split: Split, order: np.ndarray, batch_size: int, n_workers: int) -> None:
-        self.n_images = len(order)
+    def __init__(
+        self,
+        workers: Workers,
+        requests: list[Request],
+        normalize: Callable[[torch.Tensor], torch.Tensor],
+        device: torch.device,
+    ) -> None:
+        self.n_images = sum(len(positions) for *_, positions in requests)
         """Images that one pass hands out."""
-        self._batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        self._loader = DataLoader(
-            _BatchDataset(split),
-            batch_size=None,
-            sampler=self._batches,
-            num_workers=n_workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=n_workers > 0,
-            worker_init_fn=_leave_interrupts_to_the_parent,
-            # Without one of its own, a DataLoader draws from the global generator.
-            generator=torch.Generator(),
-        )
+        self._workers, self._requests = workers, requests
+        self._normalize, self._device = normalize, device
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._requests)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for batch in self._loader:
-            if isinstance(batch, ApqError):
-                # A new one: raised itself, `batch` would hold this frame, and so the workers.
-                raise ApqError(*batch.args)
-            yield batch
-
-
-class _BatchDataset(Dataset):
-    """Whole batches as items.
-
-    An ApqError is handed over as a value: torch would wrap it in a worker's traceback.
-    """
-
-    def __init__(self, split: Split) -> None:
-        self.split = split
-
-    def __getitem__(self, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor] | ApqError:
-        try:
-            return self.split.batch(positions)
-        except ApqError as error:
-            return error
-
-
-def _as_it_is(batch: object) -> object:
-    return batch
-
-
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    # Ctrl-C reaches workers too; the parent decides what it means, and ends them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for pixels, labels in self._workers.batches(self._requests):
+            # As bytes to the device: a quarter of the way, and it normalises for nothing.
+            pixels, labels = (t.to(self._device, non_blocking=True) for t in (pixels, labels))
+            yield self._normalize(pixels), labels

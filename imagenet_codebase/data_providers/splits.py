@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,9 +18,11 @@ class ImageSource(Protocol):
 
     labels: np.ndarray
     in_memory: bool
+    normalize: Callable[[torch.Tensor], torch.Tensor]
+    """Makes float32 images (B, 3, S, S) of what `batch` returns, on the device it is on."""
 
     def batch(self, indices: np.ndarray, key: tuple[int, int] | None) -> torch.Tensor:
-        """Return normalised float32 images (B, 3, S, S).
+        """Return images (B, S, S, 1 or 3) uint8.
 
         With a key, they are augmented as the key and each image's index say; without, never.
         """
@@ -50,7 +52,15 @@ class Split(Dataset):
         return images[0], int(labels[0])
 
     def batch(self, positions: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return images (B, 3, S, S) and labels (B,) int64 of positions in the split."""
+        """Return images (B, 3, S, S) float32 and labels (B,) int64 of positions in the split."""
+        pixels, labels = self.pixels(positions)
+        return self.source.normalize(pixels), labels
+
+    def pixels(self, positions: Sequence[int] | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images (B, S, S, 1 or 3) uint8, not normalised yet, and labels (B,) int64.
+
+        A quarter of the bytes: this is what worker processes send.
+        """
         indices = self.indices[np.asarray(positions)]
         key = (self.seed, self.epoch) if self.augment else None
         return self.source.batch(indices, key), torch.from_numpy(self.source.labels[indices])

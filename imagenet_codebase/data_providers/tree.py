@@ -38,7 +38,8 @@ class ImageTree:
         path = self.path(index)
         try:
             with Image.open(path) as image:
-                return image.convert("RGB")
+                image.load()
+                return image if image.mode == "RGB" else image.convert("RGB")
         except UnidentifiedImageError:
             reason = "it is no image, or its beginning is damaged"
         except UNREADABLE as error:

@@ -1,6 +1,8 @@
 """Splits, order, augmentation and preparation of images, on the digits and on tiny trees."""
 
 import builtins
+import multiprocessing
+import os
 import pickle
 from pathlib import Path
 
@@ -8,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
 from apq.errors import ApqError
-from imagenet_codebase.data_providers import DATASETS, folder, memory, open_dataset
+from imagenet_codebase.data_providers import DATASETS, Shard, folder, memory, open_dataset
 from imagenet_codebase.data_providers.cifar10 import NORMALIZATION
 from imagenet_codebase.data_providers.splits import carve
 
@@ -265,6 +267,70 @@ def test_random_crops_lie_in_the_image(width, height):
         assert len(set(map(tuple, boxes))) > 150
 
 
+def test_colours_shift_as_pillow_shifts_them():
+    colours = np.array([[200.0, 100.0, 50.0]], dtype=np.float32)
+    # Grey of the pixel: 0.299 * 200 + 0.587 * 100 + 0.114 * 50 = 124.2.
+    np.testing.assert_allclose(colours @ folder.colour_matrix(1.0, 0.0), [[124.2] * 3], rtol=1e-5)
+    np.testing.assert_allclose(colours @ folder.colour_matrix(1.1, 1.0), 1.1 * colours, rtol=1e-5)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    image, view = Image.fromarray(noise), np.empty((32, 32, 3), dtype=np.uint8)
+    for seed in range(5):
+        folder.random_view(image, 32, np.random.default_rng(seed), out=view)
+        rng = np.random.default_rng(seed)
+        top, left, height, width = folder.crop_box(80, 60, rng)
+        box = (left, top, left + width, top + height)
+        expected = image.resize((32, 32), Image.Resampling.BILINEAR, box)
+        if rng.random() < 0.5:
+            expected = ImageOps.mirror(expected)
+        brightness, saturation = rng.uniform(1 - 32 / 255, 1 + 32 / 255), rng.uniform(0.5, 1.5)
+        expected = ImageEnhance.Brightness(expected).enhance(brightness)
+        expected = np.asarray(ImageEnhance.Color(expected).enhance(saturation)).astype(int)
+        assert abs(expected - view).max() <= 3 or (expected == 255).any()
+        assert np.median(abs(expected - view)) <= 1
+
+
+def test_workers_outlive_an_epoch_and_serve_one_pass_at_a_time(photos):
+    data = open_dataset("folder", photos, image_size=32)
+
+    def pids():
+        return {p.pid for p in multiprocessing.active_children()}
+
+    before = pids()
+    first = batches(data.loader("train", 4, n_workers=2, seed=1))
+    started = pids() - before
+    assert len(started) == 2
+    unfinished = iter(data.loader("train", 2, n_workers=2, seed=1))
+    next(unfinished)
+    again = batches(data.loader("train", 4, n_workers=2, seed=1))
+    batches(data.loader("val", 4, n_workers=2))
+    assert pids() - before == started
+    assert same(first, again)
+    with pytest.raises(RuntimeError, match="begun another pass"):
+        next(unfinished)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_shards_are_equal_parts_of_the_same_batches(digits, n):
+    whole = digits.loader("train", 6 * n, seed=2, epoch=1, first_batch=3)
+    parts = [
+        digits.loader("train", 6, seed=2, epoch=1, first_batch=3, shard=Shard(i, n))
+        for i in range(n)
+    ]
+    assert {len(part) for part in parts} == {len(whole)}
+    for (_, labels), *shares in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([share for _, share in shares]), labels)
+    shares = [digits.loader("val", 50, shard=Shard(i, n)) for i in range(n)]
+    assert torch.equal(
+        torch.cat([y for share in shares for _, y in share]), torch.from_numpy(digits.val.labels)
+    )
+
+
+def test_too_few_images_for_the_processes_are_told(photos):
+    data = open_dataset("folder", photos, image_size=32)
+    with pytest.raises(ApqError, match="18 training images are too few for 19 processes"):
+        data.loader("train", 4, shard=Shard(0, 19))
+
+
 # ---- mistakes ----
 
 
@@ -368,6 +434,23 @@ def test_a_damaged_archive_is_told(tmp_path):
         open_dataset("cifar10", tmp_path)
 
 
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+def test_a_malicious_archive_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+    for name in names:
+        (folder / name).write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ApqError, match="cannot use the CIFAR-10 archive"):
+        open_dataset("cifar10", tmp_path)
+    assert not (tmp_path / "evil").exists()
+
+
 def test_loaders_refuse_impossible_requests(digits):
     with pytest.raises(ApqError, match=r"no split 'vall' \(did you mean 'val'\?\)"):
         digits.loader("vall", 10)
@@ -396,7 +479,7 @@ def test_torchvision_s_archive_is_read(tmp_path, monkeypatch):
     assert (data.class_names, len(data.train), len(data.val)) == (("cat", "dog"), 15, 1)
     images, labels = data.test.batch(range(4))
     assert labels.tolist() == [0, 1, 0, 1]
-    expected = NORMALIZATION(torch.from_numpy(pixels[16:]))
+    expected = NORMALIZATION(torch.from_numpy(pixels[16:]).permute(0, 2, 3, 1))
     assert torch.equal(images, expected)
 
 
