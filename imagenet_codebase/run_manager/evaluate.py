@@ -10,6 +10,9 @@ from torch import nn
 
 from apq.errors import ApqError
 from apq.progress import track
+from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.run_manager import distributed
+from utils.allocator import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,6 @@ class Accuracy:
     n_images: int
 
 
-@torch.inference_mode()
 def evaluate(
     net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], description: str = ""
 ) -> Accuracy:
@@ -30,11 +32,37 @@ def evaluate(
 
     Counts stay on the device until the end. Raises ApqError when there is no image.
     """
+    return _accuracy(_count(net, batches, description))
+
+
+def evaluate_split(
+    net: nn.Module,
+    data: DataProvider,
+    split: str,
+    batch_size: int = 256,
+    n_workers: int = 0,
+    description: str = "",
+) -> Accuracy:
+    """Return the accuracy over all images of a split, each of them seen by one of the processes.
+
+    Every process has to call this, and all return the same. Raises ApqError when there is no
+    image.
+    """
+    share, device = distributed.shard(), next(net.parameters()).device
+    loader = data.loader(split, batch_size, n_workers, shard=share, device=device)
+    description = description if distributed.is_first() else ""
+    return _accuracy(distributed.total(_count(net, loader, description)))
+
+
+@torch.inference_mode()
+def _count(
+    net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], description: str
+) -> torch.Tensor:
+    """Return right answers at 1 and at 5, the sum of losses and the number of images."""
     device = next(net.parameters()).device
     training = net.training
     net.eval()
-    totals = torch.zeros(3, dtype=torch.float64, device=device)
-    n_images = 0
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
     try:
         for images, labels in track(batches, description):
             logits = net(to_device(images, device))
@@ -42,14 +70,18 @@ def evaluate(
             ranked = logits.topk(min(5, logits.size(1)), dim=1).indices
             hits = ranked == labels[:, None]
             loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-            totals += torch.stack([hits[:, 0].sum(), hits.sum(), loss]).to(torch.float64)
-            n_images += len(labels)
+            count = torch.full_like(loss, len(labels))
+            totals += torch.stack([hits[:, 0].sum(), hits.sum(), loss, count])
     finally:
         net.train(training)
+    return totals
+
+
+def _accuracy(totals: torch.Tensor) -> Accuracy:
+    *sums, n_images = totals.tolist()
     if not n_images:
         raise ApqError("there are no images to measure the accuracy on")
-    top1, top5, loss = (totals / n_images).tolist()
-    return Accuracy(top1, top5, loss, n_images)
+    return Accuracy(*(value / n_images for value in sums), int(n_images))
 
 
 def to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -60,8 +92,10 @@ def to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device of that name; `auto` is CUDA where it is there, else the CPU.
 
-    Raises ApqError when torch does not know it or cannot reach it.
+    The process keeps the memory that it frees from then on (see `utils.allocator`). Raises
+    ApqError when torch does not know the device or cannot reach it.
     """
+    keep_freed_memory()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

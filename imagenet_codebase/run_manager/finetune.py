@@ -8,22 +8,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from apq import files
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.subnet import Subnet
-from elastic_nn.modules import QuantizedLinear
 from elastic_nn.networks import MobileNet
 from elastic_nn.networks.files import load_supernet, supernet_from
+from elastic_nn.networks.folded import fold
 from imagenet_codebase.data_providers import DataProvider
-from imagenet_codebase.run_manager.evaluate import evaluate
-from imagenet_codebase.run_manager.settings import TrainingSettings
+from imagenet_codebase.run_manager.distributed import data_parallel
+from imagenet_codebase.run_manager.evaluate import evaluate_split
+from imagenet_codebase.run_manager.recipes import FinetuneSettings
+from imagenet_codebase.run_manager.states import LAST_NAME
 from imagenet_codebase.run_manager.supernet import bn_batches, data_facts
-from imagenet_codebase.run_manager.trainer import LAST_NAME, Trainer
+from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
 
-N_BN_IMAGES = 1024
+N_BN_IMAGES, BN_BATCH_SIZE = 1024, 64
 
 
 @dataclass(frozen=True)
@@ -40,33 +44,30 @@ class FinetuneResult:
 def starting_network(
     subnet: Subnet,
     supernet_path: Path,
-    data: DataProvider,
+    n_classes: int,
+    statistics: list[torch.Tensor],
     device: torch.device,
-    n_workers: int = 0,
+    quantizer: str = "paper",
 ) -> MobileNet:
-    """Cut the subnet out of a supernet, ready to be finetuned on the data.
+    """Cut the subnet out of a supernet, ready to be finetuned.
 
-    A supernet of other classes lends everything but the classifier; one without activation
-    ranges gets them from training images. Batch statistics are taken anew.
+    A supernet of other classes lends everything but the classifier. Batch statistics are taken
+    anew, from `statistics`, batches of training images; so are ranges, where the supernet has
+    none or the quantizer starts from others than the paper's.
     """
     loaded = load_supernet(supernet_path, subnet.space)
     loaded.net.activate(subnet)
     net = loaded.net.extract()
-    if net.n_classes != data.n_classes:
+    if net.n_classes != n_classes:
         print(
-            f"{supernet_path} knows {net.n_classes} classes and {data.name} has "
-            f"{data.n_classes}: the classifier starts afresh"
+            f"{supernet_path} knows {net.n_classes} classes, the data have {n_classes}: the "
+            f"classifier starts afresh"
         )
-        net.n_classes = data.n_classes
-        linear = QuantizedLinear(net.space.feature_channels, data.n_classes)
-        linear.set_bits(net.classifier.linear.w_bits, net.classifier.linear.a_bits)
-        torch.nn.init.normal_(linear.weight, std=0.01)
-        torch.nn.init.zeros_(linear.bias)
-        net.classifier.linear = linear
+        net.replace_classifier(n_classes)
     net = net.to(device, memory_format=torch.channels_last)
-    statistics = bn_batches(data, N_BN_IMAGES, 64, device, n_workers=n_workers)
+    net.set_quantizer(quantizer)
     net.reset_bn_statistics(statistics)
-    if net.quantize and not loaded.has_ranges:
+    if net.quantize and not (loaded.has_ranges and quantizer == "paper"):
         net.calibrate(statistics[0])
         net.reset_bn_statistics(statistics)
     return net
@@ -76,7 +77,7 @@ def finetune(
     experiment: Experiment,
     supernet_path: Path,
     data: DataProvider,
-    settings: TrainingSettings,
+    settings: FinetuneSettings,
     device: torch.device,
     restart: bool = False,
 ) -> FinetuneResult:
@@ -89,26 +90,35 @@ def finetune(
     facts = {
         "arch": subnet.to_json(),
         **data_facts(data),
+        "quantizer": settings.quantizer,
         "supernet_sha256": files.sha256(supernet_path) if supernet_path.is_file() else "",
     }
+    n_workers = settings.n_workers
+    statistics = bn_batches(data, N_BN_IMAGES, BN_BATCH_SIZE, device, n_workers=n_workers)
     last = experiment.checkpoint_dir / LAST_NAME
     if last.exists() and not restart:  # its weights replace whatever the network starts with
         net = MobileNet.from_subnet(subnet, data.n_classes)
         net = net.to(device, memory_format=torch.channels_last)
+        net.set_quantizer(settings.quantizer)
     else:
-        net = starting_network(subnet, supernet_path, data, device, settings.n_workers)
-
-    def step(images, labels, key):
-        logits = net(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-        loss.backward()
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        net = starting_network(
+            subnet, supernet_path, data.n_classes, statistics, device, settings.quantizer
+        )
+    average = None
+    if settings.ema:
+        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+    teacher = read_teacher(supernet_path, data, statistics, device) if settings.distill else None
+    result = average.module if average else net
 
     def validate() -> dict[str, float]:
-        accuracy = evaluate(net, data.loader("val", 256, n_workers=settings.n_workers))
+        if settings.reset_bn:
+            result.reset_bn_statistics(statistics)
+        accuracy = evaluate_split(result, data, "val", n_workers=n_workers)
         return {"val_top1": accuracy.top1, "val_loss": accuracy.loss}
 
-    trainer = Trainer(net, data, settings, step, validate, experiment.checkpoint_dir, facts)
+    step = FinetuneStep(data_parallel(net), settings, teacher)
+    folder = experiment.checkpoint_dir
+    trainer = Trainer(net, data, settings, step, validate, folder, facts, average=average)
     initial_top1 = None
     if restart:
         trainer.forget()
@@ -120,6 +130,53 @@ def finetune(
     finished = trainer.run()
     best = max((row["val_top1"] for row in trainer.history), default=None)
     return FinetuneResult(finished, initial_top1, best, trainer.history)
+
+
+class FinetuneStep:
+    """One step: forward and backward of the network on labels, and on a teacher's answers."""
+
+    def __init__(
+        self, net: nn.Module, settings: FinetuneSettings, teacher: nn.Module | None = None
+    ) -> None:
+        self.net, self.settings, self.teacher = net, settings, teacher
+
+    def __call__(
+        self, images: torch.Tensor, labels: torch.Tensor, key: tuple[int, ...]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the gradients of one batch; return its loss and number of right answers."""
+        settings = self.settings
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bf16):
+            logits = self.net(images)
+        logits = logits.float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        if self.teacher is not None:
+            with torch.no_grad():
+                answers = self.teacher(images).softmax(1)
+            from_teacher = F.cross_entropy(logits, answers)
+            loss = (1 - settings.distill) * loss + settings.distill * from_teacher
+        loss.backward()
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+
+def read_teacher(
+    supernet_path: Path,
+    data: DataProvider,
+    statistics: list[torch.Tensor],
+    device: torch.device,
+) -> nn.Module:
+    """Return the supernet's largest subnet in full precision, for evaluation only.
+
+    Raises ApqError when the supernet knows other classes.
+    """
+    net = load_supernet(supernet_path).net
+    if net.n_classes != data.n_classes:
+        raise ApqError(
+            f"{supernet_path} knows {net.n_classes} classes and {data.name} has "
+            f"{data.n_classes}: it cannot teach; leave --distill at 0"
+        )
+    net = net.extract().to(device, memory_format=torch.channels_last)
+    net.reset_bn_statistics(statistics)
+    return fold(net)
 
 
 @dataclass(frozen=True)
@@ -147,14 +204,18 @@ def load_trained(experiment: Experiment) -> TrainedSubnet | None:
             loaded = supernet_from(state_dict, subnet.space)
             loaded.net.activate(subnet)
             return TrainedSubnet(loaded.net.extract(), facts)
-        return TrainedSubnet(_compact_network(subnet, state_dict), facts)
+        quantizer = facts.get("quantizer", "paper")
+        return TrainedSubnet(_compact_network(subnet, state_dict, quantizer), facts)
 
 
-def _compact_network(subnet: Subnet, state_dict: dict[str, torch.Tensor]) -> MobileNet:
+def _compact_network(
+    subnet: Subnet, state_dict: dict[str, torch.Tensor], quantizer: str
+) -> MobileNet:
     classifier = state_dict.get("classifier.linear.weight")
     if classifier is None or classifier.dim() != 2:
         raise ApqError("it lacks the tensor 'classifier.linear.weight'")
     net = MobileNet.from_subnet(subnet, classifier.size(0))
+    net.set_quantizer(quantizer)
     try:
         net.load_state_dict(state_dict)
     except RuntimeError as error:

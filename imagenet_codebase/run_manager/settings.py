@@ -15,6 +15,9 @@ class TrainingSettings:
 
     n_epochs: int = 30
     batch_size: int = 64
+    """Images a step of each process."""
+    epoch_images: int = 0
+    """Training images of an epoch, drawn anew for each one; 0 takes all there are."""
     lr: float = 1e-3
     """Learning rate at the start of the cosine."""
     warmup_epochs: float = 0.0
@@ -30,10 +33,16 @@ class TrainingSettings:
     """Processes that decode images; only for data that does not fit in memory."""
     save_every_s: float = 300.0
     """Seconds between two saves inside an epoch."""
+    save_every: int = 0
+    """Steps between two saves inside an epoch, beside `save_every_s`; 0 leaves it at that."""
+    sync_bn: bool = False
+    """Take batch statistics in training over all processes' images; otherwise each has its own."""
+    scale_lr: bool = False
+    """Multiply the learning rate by the number of processes."""
 
     def __post_init__(self) -> None:
         check_whole(self, "n_epochs", "batch_size", least=1)
-        check_whole(self, "seed", "n_workers", least=0)
+        check_whole(self, "seed", "n_workers", "epoch_images", "save_every", least=0)
         check_positive(self, "lr", "save_every_s")
         check_within(self, "warmup_epochs", "weight_decay", "grad_clip")
         check_within(self, "momentum", "label_smoothing", high=1)
@@ -64,14 +73,21 @@ class SupernetSettings:
     )
     """The rest of the recipe; its epochs and learning rate are replaced phase by phase."""
     n_random: int = 2
+    small_image_size: int = 0
+    """Side of the images in the first part of the elastic phase, which then takes less time; 0:
+    that of the data from the start."""
+    small_share: float = 0.6
+    """Share of the elastic phase's epochs that are spent on such images."""
     n_bn_images: int = 512
     """Images that batch statistics are taken from before a subnet is measured."""
+    init: str = ""
+    """Weights to start from: `efficientnet-lite0`, a supernet file, or none (random ones)."""
 
     def __post_init__(self) -> None:
         check_whole(self, "largest_epochs", "elastic_epochs", "quantized_epochs", least=0)
-        check_whole(self, "n_random", least=0)
+        check_whole(self, "n_random", "small_image_size", least=0)
         check_whole(self, "n_bn_images", least=1)
         check_positive(self, "lr", "quantized_lr")
-        check_within(self, "quantized_share", high=1)
+        check_within(self, "quantized_share", "small_share", high=1)
         if not self.largest_epochs + self.elastic_epochs + self.quantized_epochs:
             raise ApqError("every phase has 0 epochs: there is nothing to train")

@@ -14,6 +14,8 @@ from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet, largest, smallest
 from elastic_nn.importance import sort_channels
 from elastic_nn.networks import OnceForAllNet
+from elastic_nn.networks.files import start_from
+from elastic_nn.networks.folded import fold
 from elastic_nn.training import SandwichSettings, SandwichStep, calibrate_activations
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager.evaluate import Accuracy, evaluate, to_device
@@ -25,9 +27,13 @@ def phases(
     settings: SupernetSettings,
 ) -> list[tuple[str, TrainingSettings, SandwichSettings]]:
     """Return name, recipe and sandwich of the phases that have epochs."""
+    small = {
+        "small_image_size": settings.small_image_size,
+        "small_epochs": round(settings.small_share * settings.elastic_epochs),
+    }
     plan = [
         ("largest", settings.largest_epochs, settings.lr, {"elastic": False}),
-        ("elastic", settings.elastic_epochs, settings.lr, {}),
+        ("elastic", settings.elastic_epochs, settings.lr, small),
         (
             "quantized",
             settings.quantized_epochs,
@@ -60,7 +66,7 @@ def measure(
     net.activate(subnet)
     compact = net.extract().to(memory_format=torch.channels_last)
     compact.reset_bn_statistics(bn_batches)
-    return evaluate(compact, batches)
+    return evaluate(fold(compact), batches)
 
 
 def data_facts(data: DataProvider) -> dict[str, Any]:
@@ -118,12 +124,14 @@ def train_supernet(
             SandwichStep(net, sandwich),
             _Validation(net, data, statistics, name, n_workers),
             folder / f"{number}-{name}",
-            {"sandwich": asdict(sandwich), **data_facts(data)},
+            {"sandwich": asdict(sandwich), "init": settings.init, **data_facts(data)},
             keep_best=False,
         )
         if trainer.resume():
             print(f"{name}: going on after epoch {trainer.epoch} of {recipe.n_epochs}", flush=True)
         else:
+            if number == 1 and settings.init:
+                start_from(net, settings.init)
             if name == "elastic":
                 sort_channels(net)
             if name == "quantized":

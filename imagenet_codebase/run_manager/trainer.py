@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from apq import files
 from apq.errors import ApqError
 from apq.progress import deferred_interrupt, track
-from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.data_providers import DataProvider, Loader
+from imagenet_codebase.run_manager import distributed, health
+from imagenet_codebase.run_manager.diagnosis import repeat_watched
 from imagenet_codebase.run_manager.evaluate import to_device
+from imagenet_codebase.run_manager.optimizer import describe_batches, lr_factor, make_optimizer
+from imagenet_codebase.run_manager.run_folder import RunFolder, format_row
 from imagenet_codebase.run_manager.settings import TrainingSettings
+from imagenet_codebase.run_manager.states import SavedStates
+from imagenet_codebase.run_manager.sync_bn import synchronize
 from utils import checkpoint
 
 # Forward and backward of one batch: (images, labels, key) -> (loss, right answers). The key names
@@ -27,14 +31,16 @@ from utils import checkpoint
 Step = Callable[[torch.Tensor, torch.Tensor, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]]
 
 # What may differ between a run and its resumption without changing a single weight.
-FREE_SETTINGS = ("n_workers", "save_every_s")
-# The file that a run goes on from.
-LAST_NAME = "last.pth.tar"
+FREE_SETTINGS = ("n_workers", "save_every_s", "save_every")
 LOG_EVERY = 20  # steps between two looks at the loss: each one waits for the device
 
 
 class Trainer:
-    """Trains one network in one folder, which holds its last state, its figures and its best."""
+    """Trains one network in one folder, which holds its last states, its figures and its best.
+
+    Among several processes, each one trains on its share of every batch; `step` has to average the
+    gradients (`distributed.data_parallel`). The first one writes.
+    """
 
     def __init__(
         self,
@@ -46,25 +52,40 @@ class Trainer:
         folder: Path,
         facts: dict[str, Any],
         keep_best: bool = True,
+        average: AveragedModel | None = None,
     ) -> None:
         """Prepare a run.
 
         `validate` returns figures of which the first decides what is best; `facts` are plain
-        values stored beside the weights.
+        values stored beside the weights. An `average` of the network follows it step by step,
+        and is what is kept as the best.
         """
         self.net, self.data, self.settings = net, data, settings
         self.step, self.validate, self.folder, self.facts = step, validate, folder, facts
-        self.keep_best = keep_best
+        self.keep_best, self.average = keep_best, average
         self.device = next(net.parameters()).device
+        if settings.sync_bn:
+            synchronize(net)
         self.optimizer = make_optimizer(net, settings)
         self.epoch = self.next_step = 0
+        # Loss, right answers and images of the epoch so far, in this process.
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.device)
         self.history: list[dict[str, float]] = []
+        self.highest_loss = health.highest_loss(data.n_classes)
+        self.states = SavedStates(folder)
+        self.reports = RunFolder(folder)
+        self._saved_at = (0.0, 0)  # seconds, step
+        self._looked_at = (0.0, 0.0)  # loss and images when the loss was last looked at
 
     @property
     def last_path(self) -> Path:
         """Where the run goes on from."""
-        return self.folder / LAST_NAME
+        return self.states.last_path
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that the run is for: the average where there is one."""
+        return self.average.module if self.average else self.net
 
     @property
     def done(self) -> bool:
@@ -73,29 +94,36 @@ class Trainer:
 
     def save(self) -> None:
         """Save all that the next step depends on."""
-        checkpoint.save(
-            self.last_path,
-            {
-                "state_dict": self.net.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "epoch": self.epoch,
-                "next_step": self.next_step,
-                "sums": self.sums,
-                "history": self.history,
-                "settings": asdict(self.settings),
-                **self.facts,
-            },
-        )
+        sums = distributed.total(self.sums)
+        if distributed.is_first():
+            self.states.save(
+                {
+                    "state_dict": self.net.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    **({"average": self.average.state_dict()} if self.average else {}),
+                    "epoch": self.epoch,
+                    "next_step": self.next_step,
+                    "n_processes": distributed.shard().n_processes,
+                    "random": torch.get_rng_state(),
+                    "sums": sums,
+                    "history": self.history,
+                    "settings": asdict(self.settings),
+                    **self.facts,
+                }
+            )
+        self._saved_at = (time.monotonic(), self.next_step)
 
     def resume(self) -> bool:
-        """Go on from the last save, if there is one.
+        """Go on from the last sound save, if there is one.
 
         Raises ApqError when it was made with other settings or of another subnet.
         """
-        if not self.last_path.exists():
+        state = distributed.from_first(self.states.load)
+        if state is None:
             return False
-        state = checkpoint.load(self.last_path, self.device)
-        saved = {**state, **state.get("settings", {})}
+        # What a run older than a setting did is the setting's default.
+        defaults = asdict(type(self.settings)())
+        saved = {**defaults, **state, **state.get("settings", {})}
         expected = {**asdict(self.settings), **self.facts}
         for name, value in expected.items():
             if name not in FREE_SETTINGS and saved.get(name) != value:
@@ -104,34 +132,69 @@ class Trainer:
                     f"settings of that run to go on, or begin anew with --restart"
                 )
         try:
-            self.net.load_state_dict(state["state_dict"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.epoch, self.next_step = state["epoch"], state["next_step"]
-            self.sums, self.history = state["sums"], state["history"]
+            self.restore(state)
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError):
             raise ApqError(
                 f"{self.last_path} is no state of this run: begin anew with --restart"
             ) from None
         return True
 
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take a saved state as one's own."""
+        self.net.load_state_dict(state["state_dict"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.epoch, self.next_step = state["epoch"], state["next_step"]
+        self.history = state["history"]
+        # They are the sums of all processes.
+        self.sums = state["sums"].to(self.device) * distributed.is_first()
+        if "random" in state:  # not in states of older versions
+            torch.set_rng_state(state["random"])
+        before, now = state.get("n_processes", 1), distributed.shard().n_processes
+        if before != now:
+            self.next_step = self.next_step * before // now
+            print(f"note: saved by {before} processes, going on with {now}: batches change")
+
     def forget(self) -> None:
-        """Drop an earlier run's state."""
-        self.last_path.unlink(missing_ok=True)
+        """Drop an earlier run's states."""
+        if distributed.is_first():
+            self.states.forget()
 
     def run(self) -> bool:
-        """Train to the last epoch; return False when Ctrl-C stopped it, with everything saved."""
+        """Train to the last epoch; return False when Ctrl-C stopped it, with everything saved.
+
+        Raises ApqError when the loss is no longer a number or has exploded; the last save is from
+        before that.
+        """
         with deferred_interrupt() as interrupted:
+            if not self.done:
+                self._begin()
             while not self.done:
                 started = time.perf_counter()
-                self._run_epoch(interrupted)
-                if interrupted:
-                    self._check_finite()
+                stopped = self._run_epoch(interrupted)
+                self._check_health()
+                if stopped:
                     self.save()
-                    return False
+                    break
                 self._end_epoch(time.perf_counter() - started)
-        return True
+        if distributed.is_first():
+            self.reports.close(self.history)
+        return self.done
 
-    def _run_epoch(self, interrupted: Any) -> None:
+    def _begin(self) -> None:
+        settings, n = self.settings, distributed.shard().n_processes
+        if n > 1:
+            print(describe_batches(settings), flush=True)
+        if distributed.is_first():
+            facts = {"device": str(self.device), "n_processes": n, **self.facts}
+            self.reports.begin(seed=settings.seed, settings=asdict(settings), **facts)
+        if not (self.epoch or self.next_step):
+            self.save()  # there is a good state from the first step on
+        self._saved_at = (time.monotonic(), self.next_step)
+
+    def batches(self) -> tuple[Loader, int]:
+        """Return the rest of the epoch's batches, and the number of steps of all of it."""
         settings = self.settings
         loader = self.data.loader(
             "train",
@@ -140,30 +203,54 @@ class Trainer:
             seed=settings.seed,
             epoch=self.epoch,
             first_batch=self.next_step,
+            shard=distributed.shard(),
+            device=self.device,
         )
-        first, saved_at = self.next_step, time.monotonic()
-        n_steps = first + len(loader)
+        n_steps = self.next_step + len(loader)
+        if settings.epoch_images:
+            whole = settings.batch_size * distributed.shard().n_processes
+            n_steps = min(n_steps, max(1, settings.epoch_images // whole))
+        return loader, n_steps
+
+    def _run_epoch(self, interrupted: Any) -> bool:
+        """Run the rest of an epoch; return whether Ctrl-C has stopped it, in any process."""
+        loader, n_steps = self.batches()
+        first = self.next_step
         bar = track(
-            loader, f"epoch {self.epoch + 1}/{settings.n_epochs}", initial=first, total=n_steps
+            itertools.islice(loader, n_steps - first),
+            f"epoch {self.epoch + 1}/{self.settings.n_epochs}" if distributed.is_first() else "",
+            initial=first,
+            total=n_steps,
         )
         self.net.train()
         for i, (images, labels) in enumerate(bar, start=first):
-            self._run_step(images, labels, i, n_steps)
+            self.run_step(images, labels, i, n_steps)
             self.next_step = i + 1
-            if i % LOG_EVERY == 0 and hasattr(bar, "set_postfix"):
-                loss, right, n_images = self.sums.tolist()
-                bar.set_postfix(loss=f"{loss / n_images:.3f}", top1=f"{right / n_images:.1%}")
-            if interrupted:
-                return
-            if time.monotonic() - saved_at > settings.save_every_s:
-                self._check_finite()
+            is_sick = self.next_step % LOG_EVERY == 0 and not self._look(bar)
+            stop, save, sick = distributed.any_of(bool(interrupted), self._save_is_due(), is_sick)
+            if sick:
+                self._give_up()
+            if stop:
+                return True
+            if save:
+                self._check_health()
                 self.save()
-                saved_at = time.monotonic()
+        return False
 
-    def _run_step(self, images: torch.Tensor, labels: torch.Tensor, i: int, n_steps: int) -> None:
+    def _save_is_due(self) -> bool:
+        seconds, step = self._saved_at
+        every = self.settings.save_every
+        late = time.monotonic() - seconds > self.settings.save_every_s
+        return late or bool(every and self.next_step - step >= every)
+
+    def run_step(
+        self, images: torch.Tensor, labels: torch.Tensor, i: int, n_steps: int
+    ) -> torch.Tensor:
+        """Train on one batch, number `i` of its epoch; return its loss, still on the device."""
         settings = self.settings
+        factor = lr_factor(settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr_at(self.epoch, i, n_steps)
+            group["lr"] = factor * settings.lr_at(self.epoch, i, n_steps)
         images = to_device(images, self.device)
         labels = labels.to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
@@ -171,12 +258,15 @@ class Trainer:
         if settings.grad_clip:
             nn.utils.clip_grad_norm_(self.net.parameters(), settings.grad_clip)
         self.optimizer.step()
+        if self.average:
+            self.average.update_parameters(self.net)
         count = torch.full_like(loss, len(labels))
         self.sums += torch.stack([loss * len(labels), right.to(loss.dtype), count])
+        return loss
 
     def _end_epoch(self, seconds: float) -> None:
-        self._check_finite()
-        loss, right, n_images = self.sums.tolist()
+        loss, right, n_images = distributed.total(self.sums).tolist()
+        distributed.follow_first(self.result)
         figures = self.validate()
         row = {
             "epoch": self.epoch + 1,
@@ -188,57 +278,43 @@ class Trainer:
         self.history.append(row)
         self.epoch, self.next_step = self.epoch + 1, 0
         self.sums.zero_()
-        files.write_text(self.folder / "summary.csv", _csv(self.history))
-        key = next(iter(figures))
-        if self.keep_best and figures[key] >= max(r[key] for r in self.history):
-            checkpoint.save(
-                self.folder / "model_best.pth.tar",
-                {
-                    "state_dict": self.net.state_dict(),
-                    "epoch": self.epoch,
-                    **figures,
-                    **self.facts,
-                },
-            )
+        self._looked_at = (0.0, 0.0)
+        if distributed.is_first():
+            self.reports.end_epoch(self.history, self.result)
+            self._keep_best(figures)
         self.save()
-        shown = "  ".join(
-            f"{k} {v:.2%}" if "top" in k else f"{k} {v:.3f}"
-            for k, v in row.items()
-            if k not in ("epoch", "seconds")
+        print(f"epoch {self.epoch:3d}/{self.settings.n_epochs}  {format_row(row)}", flush=True)
+
+    def _keep_best(self, figures: dict[str, float]) -> None:
+        key = next(iter(figures))
+        if self.keep_best and figures[key] >= max(row[key] for row in self.history):
+            content = {"state_dict": self.result.state_dict(), "epoch": self.epoch}
+            path = self.folder / "model_best.pth.tar"
+            checkpoint.save(path, {**content, **figures, **self.facts})
+
+    # ---- health ----
+
+    def _look(self, bar: Any = None) -> bool:
+        """Return whether the mean loss since the last look is sound; this waits for the device."""
+        loss, right, n_images = self.sums.tolist()
+        if hasattr(bar, "set_postfix") and n_images:
+            bar.set_postfix(loss=f"{loss / n_images:.3f}", top1=f"{right / n_images:.1%}")
+        loss_before, n_before = self._looked_at
+        self._looked_at = (loss, n_images)
+        mean = (loss - loss_before) / max(1.0, n_images - n_before)
+        return health.is_sound(mean, self.highest_loss)
+
+    def _check_health(self) -> None:
+        # A gradient may have broken the weights in the very last step, and no loss shows it yet.
+        is_sound = self._look() and health.has_finite_state(self.net)
+        if any(distributed.any_of(not is_sound)):
+            self._give_up()
+
+    def _give_up(self) -> NoReturn:
+        """Name the layer where it began; the last save, from before that, stays."""
+        epoch = self.epoch + 1
+        step, loss, cause = repeat_watched(self, self.next_step)
+        raise ApqError(
+            f"{health.describe(loss, self.highest_loss)} in epoch {epoch}, step {step}: {cause}; "
+            f"{self.last_path} keeps the last good state; lower --lr and begin anew with --restart"
         )
-        print(
-            f"epoch {self.epoch:3d}/{self.settings.n_epochs}  {shown}  {seconds:.1f} s", flush=True
-        )
-
-    def _check_finite(self) -> None:
-        if not math.isfinite(self.sums[0].item()):
-            raise ApqError(
-                f"the loss is no longer a number in epoch {self.epoch + 1}; {self.last_path} keeps "
-                f"the last good state; lower --lr"
-            )
-
-
-def make_optimizer(net: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
-    """Return SGD with Nesterov momentum; only filters decay.
-
-    Decay would pull kernel transforms away from the identity and ranges away from the data.
-    """
-    parameters = list(net.named_parameters())
-    decays = [p.dim() > 1 and not name.endswith("_matrix") for name, p in parameters]
-    groups = [
-        {
-            "params": [p for (_, p), d in zip(parameters, decays, strict=True) if d == decayed],
-            "weight_decay": settings.weight_decay if decayed else 0.0,
-        }
-        for decayed in (True, False)
-    ]
-    nesterov = settings.momentum > 0
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
-
-
-def _csv(rows: list[dict[str, float]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

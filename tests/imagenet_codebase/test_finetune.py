@@ -13,13 +13,15 @@ from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import save_supernet
 from imagenet_codebase.run_manager import finetune as module
+from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
+from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 from imagenet_codebase.run_manager.supernet import bn_batches, measure, phases, train_supernet
 from utils import checkpoint
 
 CPU = torch.device("cpu")
-SETTINGS = TrainingSettings(n_epochs=2, batch_size=8, lr=0.02)
+SETTINGS = FinetuneSettings(n_epochs=2, batch_size=8, lr=0.02)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,10 @@ def supernet_file(tmp_path_factory):
 def experiment(tmp_path):
     subnet = smallest().with_bits(8)
     return Experiment.create("small", subnet, 3.0, {"image_size": 64}, root=tmp_path)
+
+
+def statistics(data):
+    return bn_batches(data, 24, 12, CPU)
 
 
 def test_finetuning_learns_and_its_folder_reads_back(experiment, supernet_file, toy_data):
@@ -62,11 +68,10 @@ def test_finetuning_learns_and_its_folder_reads_back(experiment, supernet_file, 
 def test_another_number_of_classes_gets_a_new_classifier(
     experiment, supernet_file, toy_data, capsys
 ):
-    data = replace(toy_data, class_names=("a", "b", "c", "d", "e"))
-    net = starting_network(experiment.subnet(), supernet_file, data, CPU)
+    net = starting_network(experiment.subnet(), supernet_file, 5, statistics(toy_data), CPU)
     assert net.classifier.linear.weight.shape == (5, 1280)
     assert net.classifier.linear.w_bits == 8
-    assert "knows 4 classes and toy has 5" in capsys.readouterr().out
+    assert "knows 4 classes, the data have 5" in capsys.readouterr().out
 
 
 def test_a_supernet_without_ranges_is_calibrated(experiment, supernet_file, toy_data, tmp_path):
@@ -75,11 +80,86 @@ def test_a_supernet_without_ranges_is_calibrated(experiment, supernet_file, toy_
     checkpoint.save(tmp_path / "bare", {"state_dict": bare})
     ranges = {}
     for path in (supernet_file, tmp_path / "bare"):
-        net = starting_network(experiment.subnet(), path, toy_data, CPU)
+        net = starting_network(experiment.subnet(), path, 4, statistics(toy_data), CPU)
         layers = net.quantized_layers().values()
         ranges[path.name] = {layer.activation_range.item() for layer, _ in layers}
     assert ranges["supernet.pth.tar"] == {6.0}
     assert len(ranges["bare"]) > 10
+
+
+@pytest.mark.parametrize("quantizer", ["lsq", "lsq-channel"])
+def test_learned_quantizers_start_close_and_read_back(
+    experiment, supernet_file, toy_data, quantizer
+):
+    subnet, batches = experiment.subnet().with_bits(4), statistics(toy_data)
+    net, paper = (
+        starting_network(subnet, supernet_file, 4, batches, CPU, q) for q in (quantizer, "paper")
+    )
+    ranges = [layer.weight_range for layer, _ in net.quantized_layers().values()]
+    assert all(isinstance(r, torch.nn.Parameter) and (r > 0).all() for r in ranges)
+    assert (ranges[3].numel() > 1) == (quantizer == "lsq-channel")
+    # Ranges of least error beat the largest magnitude on the filters themselves.
+    for (layer, c), (other, _) in zip(
+        net.quantized_layers().values(), paper.quantized_layers().values(), strict=True
+    ):
+        error, other_error = (
+            (q.quantized_filter(c) - q.active_filter(c)).square().sum() for q in (layer, other)
+        )
+        assert error <= other_error * 1.0001
+    settings = replace(SETTINGS, quantizer=quantizer, n_epochs=1)
+    finetune(experiment, supernet_file, toy_data, settings, CPU)
+    trained = load_trained(experiment).net
+    assert trained.first_conv.conv.quantizer.name == quantizer
+    accuracy = evaluate(trained, toy_data.loader("val", 12)).top1
+    assert accuracy == finetune(experiment, supernet_file, toy_data, settings, CPU).best_top1
+
+
+def test_the_average_follows_the_weights_and_is_what_is_kept(experiment, supernet_file, toy_data):
+    settings = replace(SETTINGS, ema=0.5, reset_bn=True, n_epochs=1)
+    finetune(experiment, supernet_file, toy_data, settings, CPU)
+    last = checkpoint.load(experiment.checkpoint_dir / "last.pth.tar")
+    best = checkpoint.load(experiment.best_checkpoint)["state_dict"]
+    name = "classifier.linear.weight"
+    assert torch.equal(best[name], last["average"][f"module.{name}"])
+    assert not torch.equal(best[name], last["state_dict"][name])
+
+
+def test_a_teacher_moves_the_student_towards_its_answers(experiment, supernet_file, toy_data):
+    batches = statistics(toy_data)
+    teacher = module.read_teacher(supernet_file, toy_data, batches, CPU)
+    images, labels = next(iter(toy_data.loader("train", 8)))
+    grads = []
+    for distill in (0.0, 1.0):
+        net = starting_network(experiment.subnet(), supernet_file, 4, batches, CPU)
+        step = module.FinetuneStep(net, replace(SETTINGS, distill=distill), teacher)
+        step(images, labels, (0, 0, 0))
+        bias = net.classifier.linear.bias.grad
+        # The gradient of the bias is the mean of answers minus targets.
+        answers = net(images).softmax(1)
+        target = teacher(images).softmax(1) if distill else None
+        if distill:
+            torch.testing.assert_close(bias, (answers - target).mean(0), atol=1e-5, rtol=1e-4)
+        grads.append(bias)
+    assert not torch.allclose(*grads)
+
+
+def test_a_teacher_of_other_classes_is_refused(experiment, supernet_file, toy_data):
+    data = replace(toy_data, class_names=("a", "b", "c", "d", "e"))
+    settings = replace(SETTINGS, distill=0.5)
+    with pytest.raises(ApqError, match="knows 4 classes and toy has 5: it cannot teach"):
+        finetune(experiment, supernet_file, data, settings, CPU)
+
+
+def test_every_recipe_runs_and_wrong_settings_are_refused(experiment, supernet_file, toy_data):
+    for name, options in RECIPES.items():
+        settings = FinetuneSettings(**options, n_epochs=1, batch_size=8)
+        result = finetune(experiment, supernet_file, toy_data, settings, CPU, restart=True)
+        assert result.best_top1 is not None, name
+    bf16 = replace(SETTINGS, bf16=True, n_epochs=1)
+    assert finetune(experiment, supernet_file, toy_data, bf16, CPU, restart=True).finished
+    for change in ({"quantizer": "lqs"}, {"ema": 1.5}, {"distill": -1.0}):
+        with pytest.raises(ApqError):
+            FinetuneSettings(**change)
 
 
 def test_an_authors_folder_reads_through_the_supernet(tmp_path, supernet_file, toy_data):

@@ -1,9 +1,10 @@
 """Training runs: the schedule, what resuming restores, what a broken run leaves."""
 
 import csv
+import errno
+import json
 import math
 import os
-import pickle
 import signal
 from dataclasses import replace
 
@@ -15,8 +16,10 @@ from apq import ApqError, files
 from apq.subnet import smallest
 from elastic_nn.networks import MobileNet
 from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
+from imagenet_codebase.run_manager.optimizer import make_optimizer
 from imagenet_codebase.run_manager.settings import TrainingSettings
-from imagenet_codebase.run_manager.trainer import Trainer, make_optimizer
+from imagenet_codebase.run_manager.states import SavedStates
+from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
 
 SETTINGS = TrainingSettings(n_epochs=3, batch_size=8, lr=0.05, seed=1)
@@ -171,6 +174,21 @@ def test_other_settings_do_not_go_on_from_a_run(start):
     assert not trainer.resume()
 
 
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+def test_a_malicious_state_runs_nothing(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = start()
+    trainer.folder.mkdir()
+    torch.save({"state_dict": Evil()}, trainer.last_path)
+    with pytest.raises(ApqError, match="refused"):
+        trainer.resume()
+    assert not (tmp_path / "evil").exists()
+
+
 def test_a_file_that_is_no_state_of_the_run_is_named(start):
     trainer = start(arch="a")
     trainer.save()
@@ -181,32 +199,166 @@ def test_a_file_that_is_no_state_of_the_run_is_named(start):
             start(arch="a").resume()
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(start):
+@pytest.mark.parametrize(
+    ("damage", "cause"),
+    [
+        ("weight", "loss is no longer .* the output of first_conv.conv is the first that is not"),
+        (
+            "gradient",
+            "weights are no longer .* the gradient of blocks.1.*depth_conv.conv.weight is",
+        ),
+        ("explosion", "loss has grown to .* the output of classifier.linear is the largest, up to"),
+    ],
+)
+def test_a_run_gone_astray_names_the_layer_and_keeps_the_last_good_state(start, damage, cause):
     def poison(key):
         if key[1:] == (1, 1):
-            poison.net.first_conv.conv.weight.data[:] = float("nan")
+            net = trainer.net
+            if damage == "weight":
+                net.first_conv.conv.weight.data[:] = float("nan")
+            elif damage == "gradient":
+                depthwise = net.blocks[1].mobile_inverted_conv.depth_conv.conv
+                depthwise.weight.register_hook(lambda grad: grad * float("inf"))
+            else:
+                net.classifier.linear.weight.data *= 1e6
 
-    trainer = start(on_step=poison)
-    poison.net = trainer.net
-    with pytest.raises(ApqError, match=r"no longer a number in epoch 2.*lower --lr"):
+    trainer = start(settings=replace(SETTINGS, save_every=1), on_step=poison)
+    with pytest.raises(ApqError, match=f"the {cause}.*; .*lower --lr") as error:
         trainer.run()
+    assert "in epoch 2, step 2: " in str(error.value)
     state = checkpoint.load(trainer.last_path)
-    assert state["epoch"] == 1
-    assert state["state_dict"]["first_conv.conv.weight"].isfinite().all()
+    assert (state["epoch"], state["next_step"]) == (1, 1)
+    assert all(t.isfinite().all() for t in state["state_dict"].values())
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(start, monkeypatch):
+def test_a_sound_run_is_looked_at_every_twenty_steps_only(start, monkeypatch):
+    looks = []
+    real = Trainer._look
+    monkeypatch.setattr(Trainer, "_look", lambda self, bar=None: looks.append(1) or real(self, bar))
+    start(settings=replace(SETTINGS, n_epochs=2, batch_size=2)).run()  # 12 steps an epoch
+    assert len(looks) == 2  # at the end of each epoch
+
+
+@pytest.mark.parametrize("call", ["fsync", "fdopen"])
+def test_a_full_disk_keeps_the_last_checkpoint(start, monkeypatch, call):
     trainer = start()
     trainer.save()
     before = trainer.last_path.read_bytes()
 
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(files.os, call, full)
     with pytest.raises(ApqError, match=r"cannot write .*: No space left.*nothing was changed"):
         trainer.run()
+    monkeypatch.undo()
     assert trainer.last_path.read_bytes() == before
+    again = start()
+    assert again.resume()
+    assert again.run()
+
+
+def test_a_damaged_state_is_named_and_the_one_before_it_used(start, capsys):
+    undisturbed = start("undisturbed")
+    undisturbed.run()
+    trainer = start()
+    trainer.run()
+    last, previous = trainer.last_path, trainer.folder / "previous.pth.tar"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 4
+    last.write_bytes(content)
+    resumed = start()
+    assert resumed.resume()
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert "last.pth.tar is damaged" in told
+    assert "going on from previous.pth.tar" in told
+    assert (resumed.epoch, resumed.next_step) == (2, 0)
+    resumed.run()
+    assert same(weights(resumed), weights(undisturbed))
+    # The damaged file did not take the place of a good one.
+    assert checkpoint.load(previous)["epoch"] == 2
+    assert (trainer.folder / "last.pth.tar.damaged").exists()
+    for path in (last, previous):
+        path.write_bytes(b"PK" + bytes(content[2:50]))
+    with pytest.raises(ApqError, match=r"last\.pth\.tar .*; begin anew with --restart"):
+        start().resume()
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_dying_between_two_renames_loses_nothing(tmp_path, monkeypatch, at):
+    states = SavedStates(tmp_path)
+    for i in range(2):
+        states.save({"i": i})
+    calls, real = [], os.replace
+
+    def die(*arguments):
+        if str(arguments[0]).endswith(("next.pth.tar", "last.pth.tar")):
+            calls.append(arguments)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr(os, "replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        states.save({"i": 2})
+    monkeypatch.undo()
+    (tmp_path / ".next.pth.tar.abcdefgh").write_bytes(b"cut off")
+    assert SavedStates(tmp_path).load() == {"i": 2}
+    assert not (tmp_path / ".next.pth.tar.abcdefgh").exists()
+    states.save({"i": 3})
+    assert SavedStates(tmp_path).load() == {"i": 3}
+    states.forget()
+    assert SavedStates(tmp_path).load() is None
+
+
+def test_saves_come_every_so_many_steps(start, monkeypatch):
+    saved = []
+    monkeypatch.setattr(
+        SavedStates, "save", lambda self, state: saved.append((state["epoch"], state["next_step"]))
+    )
+    settings = replace(SETTINGS, n_epochs=2, batch_size=4, save_every=4)
+    start(settings=settings).run()
+    assert saved == [(0, 0), (0, 4), (1, 0), (1, 4), (2, 0)]
+
+
+def test_the_folder_explains_the_run(start, monkeypatch):
+    trainer = start(arch="a")
+    trainer.run()
+    run = json.loads((trainer.folder / "run.json").read_text())
+    assert run["seed"] == 1
+    assert run["settings"]["lr"] == 0.05
+    assert {"command", "versions", "git_commit", "arch", "device"} <= set(run)
+    with open(trainer.folder / "ranges.csv") as file:
+        ranges = {row["layer"]: row for row in csv.DictReader(file)}
+    layers = trainer.net.quantized_layers()
+    assert ranges.keys() == layers.keys()
+    for name, (layer, _) in layers.items():
+        assert float(ranges[name]["activation_range"]) == layer.activation_range.item()
+    for name in ("top1.png", "loss.png"):
+        assert (trainer.folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_scalars_are_handed_to_tensorboard(start, monkeypatch):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = start()
+    trainer.run()
+    events = EventAccumulator(str(trainer.folder / "tensorboard")).Reload()
+    values = [event.value for event in events.Scalars("val_top1")]
+    assert values == pytest.approx([row["val_top1"] for row in trainer.history])
+
+
+def test_a_run_older_than_a_setting_goes_on(start):
+    trainer = start(arch="a")
+    trainer.save()
+    state = checkpoint.load(trainer.last_path)
+    for name in ("sync_bn", "scale_lr", "save_every"):
+        del state["settings"][name]
+    for name in ("random", "n_processes"):
+        del state[name]
+    checkpoint.save(trainer.last_path, state)
+    assert start(arch="a").resume()
 
 
 def test_accuracy_by_hand():
@@ -237,34 +389,3 @@ def test_an_unknown_device_is_refused():
     for name in ("gpu", "cuda:99", "meta"):
         with pytest.raises(ApqError, match=f"--device {name}"):
             pick_device(name)
-
-
-class Evil:
-    def __reduce__(self):
-        return os.system, ("touch evil",)
-
-
-@pytest.mark.parametrize("content", [Evil(), {"state_dict": Evil()}])
-def test_a_malicious_file_runs_nothing(tmp_path, monkeypatch, content):
-    monkeypatch.chdir(tmp_path)
-    torch.save(content, "checkpoint")
-    (tmp_path / "plain").write_bytes(pickle.dumps(content))
-    for name in ("checkpoint", "plain"):
-        with pytest.raises(ApqError, match="refused"):
-            checkpoint.load(name)
-    assert not (tmp_path / "evil").exists()
-
-
-def test_damaged_checkpoints_are_named(tmp_path):
-    path = tmp_path / "checkpoint"
-    checkpoint.save(path, {"weight": torch.randn(100)})
-    whole = path.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], whole[:-10], b"hello"):
-        path.write_bytes(damaged)
-        with pytest.raises(ApqError, match="checkpoint"):
-            checkpoint.load(path)
-    with pytest.raises(ApqError, match="there is no file"):
-        checkpoint.load(tmp_path / "gone")
-    torch.save([1], path)
-    with pytest.raises(ApqError, match="holds a list"):
-        checkpoint.load(path)

@@ -1,0 +1,173 @@
+"""Several processes that train and measure as one: on one machine or many, or just this one.
+
+Every function works in a single process too, where it does nothing or next to nothing. With
+several, all of them have to call it, in the same order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from apq.errors import ApqError
+from imagenet_codebase.data_providers import Shard
+
+T = TypeVar("T")
+
+CPU = torch.device("cpu")
+LET_FIRST_SPEAK_S = 2.0
+
+
+def launched() -> bool:
+    """Whether `torchrun` or the like has started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def restarted() -> bool:
+    """Whether `torchrun` has started this run again after a process of it was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextmanager
+def group(device: torch.device) -> Iterator[torch.device]:
+    """Join the other processes, if there are any, and yield the device of this one.
+
+    All but the first fall silent. Raises ApqError when a machine has fewer GPUs than processes,
+    and when another process is lost.
+    """
+    if not launched():
+        yield device
+        return
+    if device.type == "cuda":
+        device = _own_gpu()
+    # Small things about the run itself go between the CPUs: no GPU has to wait for them.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    try:
+        yield device
+        dist.barrier()
+    except ApqError:
+        # What concerns all of them is told once: torchrun ends the others when the first ends.
+        if not is_first():
+            time.sleep(LET_FIRST_SPEAK_S)
+        raise
+    except RuntimeError as error:
+        if "onnection" not in str(error):
+            raise
+        raise ApqError(
+            "another process of this run is lost; the same command goes on from the last save"
+        ) from None
+    finally:
+        dist.destroy_process_group()
+
+
+def _own_gpu() -> torch.device:
+    number = int(os.environ.get("LOCAL_RANK", "0"))
+    if number >= torch.cuda.device_count():
+        raise ApqError(
+            f"process {number} has no GPU of its own: {torch.cuda.device_count()} are visible; "
+            f"start no more processes than that, or use --device cpu"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+def shard() -> Shard:
+    """Return this process's share of the data."""
+    return Shard(dist.get_rank(), dist.get_world_size()) if _several() else Shard()
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and talks."""
+    return shard().index == 0
+
+
+def total(values: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the processes' tensors of one shape."""
+    values = values.clone()
+    if _several():
+        dist.all_reduce(values)
+    return values
+
+
+def any_of(*flags: bool) -> tuple[bool, ...]:
+    """Return which of the flags are set in any process."""
+    if not _several():
+        return flags
+    values = torch.tensor(flags, dtype=torch.uint8)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return tuple(bool(value) for value in values)
+
+
+def gather(value: T) -> list[T]:
+    """Return the values of all processes, in the order of their numbers."""
+    if not _several():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """Return what the first process makes; an ApqError that it raises is raised in all."""
+    if not _several():
+        return make()
+    made: list[Any] = [None]
+    if is_first():
+        try:
+            made = [make()]
+        except ApqError as error:
+            made = [error]
+    dist.broadcast_object_list(made, device=CPU)
+    if isinstance(made[0], ApqError):
+        raise ApqError(*made[0].args)
+    return made[0]
+
+
+def each(items: Iterable[T], work: Callable[[T], Any]) -> Iterator[tuple[T, Any]]:
+    """Yield every item and what `work` makes of it, in order; the processes take turns to work.
+
+    All processes have to be given the same items, and all are told every result. Items are asked
+    for as they are needed: there may be no end to them.
+    """
+    own, items = shard(), iter(items)
+    while dealt := list(itertools.islice(items, own.n_processes)):
+        mine = dealt[own.index :][:1]
+        yield from zip(dealt, gather(work(mine[0]) if mine else None), strict=False)
+
+
+def data_parallel(net: nn.Module) -> nn.Module:
+    """Return what to call instead of the network in training steps: gradients are then averaged.
+
+    Layers may be left without gradients, but always the same ones. Batch statistics follow the
+    first process.
+    """
+    if not _several():
+        return net
+    device = next(net.parameters()).device
+    ids = [device.index] if device.type == "cuda" else None
+    # A depthwise filter has one input channel: what torch takes for two layouts are the same bytes.
+    warnings.filterwarnings("ignore", "Grad strides do not match")
+    return nn.parallel.DistributedDataParallel(net, device_ids=ids, static_graph=True)
+
+
+def follow_first(net: nn.Module) -> None:
+    """Give the network the first process's buffers: batch statistics and the like."""
+    if _several():
+        for buffer in net.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

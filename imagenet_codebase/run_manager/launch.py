@@ -1,0 +1,62 @@
+"""Starts the command at hand again in several processes of this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+
+import torch
+
+from apq.errors import ApqError
+from imagenet_codebase.run_manager.distributed import launched
+
+
+def relaunch(n_processes: int | None, device: str) -> int | None:
+    """Run this command once more in several processes, and return their exit status.
+
+    Without `n_processes`, it is one on each visible GPU, or a single one where there is none or the
+    device is not all of them. Returns None when this process is to do the work: alone, or as one
+    of those that `torchrun` has started. Raises ApqError when a process was killed.
+    """
+    n = n_processes or _n_gpus(device)
+    if launched() or n < 2:
+        return None
+    # What `torchrun --standalone` does, but for its report of a failure: the failing process has
+    # told that in a line.
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.ERROR)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=n,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
+    except SignalException as error:
+        return 130 if error.sigval == signal.SIGINT else 128 + error.sigval
+    except ChildFailedError as error:
+        number, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            raise ApqError(
+                f"process {number} of {n} was ended by signal {-failure.exitcode}; the same "
+                f"command goes on from the last save"
+            ) from None
+        return failure.exitcode
+    return 0
+
+
+def _n_gpus(device: str) -> int:
+    every = device in ("auto", "cuda") and torch.cuda.is_available()
+    return torch.cuda.device_count() if every else 1

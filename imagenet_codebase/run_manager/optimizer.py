@@ -1,0 +1,42 @@
+"""The optimizer of every training run, and what several processes make of the recipe."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from imagenet_codebase.run_manager import distributed
+from imagenet_codebase.run_manager.settings import TrainingSettings
+
+
+def make_optimizer(net: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
+    """Return SGD with Nesterov momentum; only filters decay.
+
+    Decay would pull kernel transforms away from the identity and ranges away from the data.
+    """
+    parameters = list(net.named_parameters())
+    decays = [p.dim() > 1 and not name.endswith("_matrix") for name, p in parameters]
+    groups = [
+        {
+            "params": [p for (_, p), d in zip(parameters, decays, strict=True) if d == decayed],
+            "weight_decay": settings.weight_decay if decayed else 0.0,
+        }
+        for decayed in (True, False)
+    ]
+    nesterov = settings.momentum > 0
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
+
+
+def lr_factor(settings: TrainingSettings) -> int:
+    """Return what the recipe's learning rate is multiplied by."""
+    return distributed.shard().n_processes if settings.scale_lr else 1
+
+
+def describe_batches(settings: TrainingSettings) -> str:
+    """Say how large the batches of all processes are, and what that does to the learning rate."""
+    n, lr = distributed.shard().n_processes, settings.lr * lr_factor(settings)
+    scaled = "scaled" if settings.scale_lr else "not scaled: --scale_lr multiplies it"
+    return (
+        f"{n} processes, {settings.batch_size} images each: batches of {n * settings.batch_size}. "
+        f"The learning rate is {lr:g}, {scaled} by {n}"
+    )

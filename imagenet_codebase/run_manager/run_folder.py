@@ -1,0 +1,130 @@
+"""What a run's folder says of it beside its states: how it was made, its figures, its curves."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import io
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from apq import files
+from apq.provenance import provenance
+from elastic_nn.modules import QuantizedLayer
+from utils.plots import COLOURS, can_plot, new_axes, to_png
+
+# What one takes to draw twice an hour for nothing is too much for runs of tiny epochs.
+PLOT_EVERY_S = 60.0
+
+
+class RunFolder:
+    """Writes `run.json`, `summary.csv`, `ranges.csv`, PNG curves and TensorBoard's scalars."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._plotted_at = time.monotonic()
+        self._board: Any = None
+
+    def begin(self, **facts: Any) -> None:
+        """Write how the run is made; `facts` are plain values, such as settings."""
+        content = {**provenance(), "git_commit": git_commit(), **facts}
+        files.write_json(self.folder / "run.json", content)
+
+    def end_epoch(self, history: list[dict[str, float]], net: nn.Module) -> None:
+        """Write the figures so far: a row for each epoch, the same columns in all."""
+        files.write_text(self.folder / "summary.csv", to_csv(history))
+        ranges = list(learned_ranges(net))
+        if ranges:
+            files.write_text(self.folder / "ranges.csv", to_csv(ranges))
+        self._add_scalars(history[-1])
+        if time.monotonic() - self._plotted_at > PLOT_EVERY_S:
+            self.plot(history)
+
+    def plot(self, history: list[dict[str, float]]) -> None:
+        """Draw accuracies and losses against the epoch, where matplotlib is installed."""
+        if not history or not can_plot():
+            return
+        for kind, label, scale in (("top1", "top-1 accuracy (%)", 100), ("loss", "loss", 1)):
+            names = [name for name in history[0] if name.endswith(kind)]
+            figure, axes = new_axes(str(self.folder))
+            for name, colour in zip(names, COLOURS, strict=False):
+                values = [scale * row[name] for row in history]
+                axes.plot([row["epoch"] for row in history], values, ".-", color=colour, label=name)
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(label)
+            if names:
+                axes.legend(frameon=False)
+                files.write_bytes(self.folder / f"{kind}.png", to_png(figure))
+        self._plotted_at = time.monotonic()
+
+    def close(self, history: list[dict[str, float]]) -> None:
+        """Draw the curves for the last time and let go of open files."""
+        self.plot(history)
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _add_scalars(self, row: dict[str, float]) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            return
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            # Epochs that a run before this one has told of again are told of once.
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=row["epoch"])
+        for name, value in row.items():
+            if name != "epoch":
+                self._board.add_scalar(name, value, row["epoch"])
+        self._board.flush()
+
+
+def learned_ranges(net: nn.Module) -> Iterable[dict[str, Any]]:
+    """Yield name, bits and ranges of every quantized layer; a weight range of 0 is not set."""
+    for name, layer in net.named_modules():
+        if isinstance(layer, QuantizedLayer) and (layer.w_bits or layer.a_bits):
+            weight_range = layer.weight_range.detach()
+            yield {
+                "layer": name,
+                "w_bits": layer.w_bits,
+                "a_bits": layer.a_bits,
+                "activation_range": float(layer.activation_range.detach().max()),
+                "weight_range_min": float(weight_range.min()),
+                "weight_range_max": float(weight_range.max()),
+            }
+
+
+def to_csv(rows: list[dict[str, Any]]) -> str:
+    """Return rows with the same keys as the text of a CSV file with a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def git_commit() -> str | None:
+    """Return the commit of the checkout this code is in, `-dirty` when changed; None outside."""
+    here = Path(__file__).resolve()
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        for question in (("ls-files", "--error-unmatch", here.name), ("describe", "--always")):
+            options = ("--dirty", "--abbrev=40", "--exclude=*") if "describe" in question else ()
+            argv = ["git", "-C", str(here.parent), *question, *options]
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+    return None
+
+
+def format_row(row: dict[str, float]) -> str:
+    """Return an epoch's figures as a line for people."""
+    figures = (
+        f"{name} {value:.2%}" if "top" in name else f"{name} {value:.3f}"
+        for name, value in row.items()
+        if name not in ("epoch", "seconds")
+    )
+    return f"{'  '.join(figures)}  {row['seconds']:.1f} s"

@@ -1,0 +1,287 @@
+"""Training runs in processes of their own, for tests: killed ones, and two that work as one.
+
+A script, not a test: python processes.py kill|pair FOLDER. It imports torch once and forks; what
+the processes find goes to FOLDER/*.pt.
+"""
+
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from apq import ApqError
+from apq.space import SearchSpace, Stage
+from apq.subnet import smallest
+from elastic_nn.modules import ElasticBatchNorm2d
+from elastic_nn.networks import MobileNet
+from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.data_providers.memory import MemorySource, Normalization, crop_and_flip
+from imagenet_codebase.data_providers.splits import Split
+from imagenet_codebase.run_manager import distributed
+from imagenet_codebase.run_manager.evaluate import evaluate, evaluate_split
+from imagenet_codebase.run_manager.settings import TrainingSettings
+from imagenet_codebase.run_manager.sync_bn import SyncedBatchNorm2d, synchronize
+from imagenet_codebase.run_manager.trainer import Trainer
+
+N_KILLS, SAVE_EVERY = 20, 4
+STEPS = 10  # an epoch of the runs to kill
+SPACE = SearchSpace(
+    stem_channels=8,
+    first_block_channels=8,
+    stages=(Stage(out_channels=16, stride=2, max_depth=2, depths=(1, 2)),),
+    feature_channels=32,
+)
+CPU = torch.device("cpu")
+
+
+def data(n_train):
+    """Noise of four classes: `n_train` images to learn from, 12 to choose on, 11 to test with."""
+    n = n_train + 23
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 16, 16, 3), dtype=np.uint8)
+    source = MemorySource(
+        read=lambda: torch.from_numpy(pixels),
+        labels=np.arange(n) % 4,
+        image_size=16,
+        normalize=Normalization(mean=(0.5,) * 3, std=(0.25,) * 3),
+        augmentation=crop_and_flip,
+    )
+    ends = np.cumsum([n_train, 12, 11])
+    parts = [Split(source=source, indices=part) for part in np.split(np.arange(n), ends)[:3]]
+    return DataProvider(
+        name="noise",
+        image_size=16,
+        class_names=tuple("abcd"),
+        train=replace(parts[0], augment=True),
+        train_unaugmented=parts[0],
+        val=parts[1],
+        test=parts[2],
+    )
+
+
+def make_trainer(folder, settings, n_train, on_step=lambda key, loss: None, noise=0.0):
+    """Return a trainer of a tiny quantized network, with averaged weights."""
+    torch.manual_seed(0)
+    net = MobileNet.from_subnet(smallest(SPACE).with_bits(8), 4)
+    net = net.to(memory_format=torch.channels_last)
+    provider, average = data(n_train), AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    forward = distributed.data_parallel(net)
+
+    def step(images, labels, key):
+        images = images + noise * torch.randn(images.shape)  # what a dropout would draw
+        logits = forward(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        on_step(key, loss.detach())
+        return loss.detach(), (logits.argmax(1) == labels).sum()
+
+    def validate():
+        return {"val_top1": evaluate_split(average.module, provider, "val", 5).top1}
+
+    return Trainer(net, provider, settings, step, validate, folder, {}, average=average)
+
+
+# ---- kill ----
+
+
+def train(folder, log=None):
+    """Run or go on; each line of the log is where a process began or a step that it has done."""
+    settings = TrainingSettings(n_epochs=8, batch_size=4, lr=0.05, save_every=SAVE_EVERY)
+
+    def note(text):
+        if log:
+            with open(log, "a") as file:
+                file.write(f"{text}\n")
+
+    def on_step(key, loss):
+        note(STEPS * key[1] + key[2] + 1)
+        time.sleep(0.02)  # or it would die in the middle of saving every time
+
+    trainer = make_trainer(folder, settings, 4 * STEPS, on_step, noise=0.01)
+    trainer.resume()
+    note(f"from {STEPS * trainer.epoch + trainer.next_step}")
+    assert trainer.run()
+
+
+def kill_many(folder):
+    """Run once undisturbed, and once more with twenty kill -9 at random moments."""
+    assert fork_and_wait(lambda: train(folder / "undisturbed")) == 0
+    draw, kills, log = random.Random(0), 0, folder / "log"
+    log.touch()
+    while kills < N_KILLS:
+        pid = start_process(lambda: train(folder / "killed", log))
+        n_lines = log.read_text().count("from")
+        # One in four dies while it starts; the others in a step, a save, a validation ...
+        while kills % 4 and log.read_text().count("from") == n_lines:
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.2))
+        os.kill(pid, signal.SIGKILL)
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0:
+            break
+        kills += 1
+    assert fork_and_wait(lambda: train(folder / "killed", log)) == 0
+    torch.save({"kills": kills}, folder / "kills.pt")
+
+
+def fork_and_wait(work):
+    """Run a function in a process; return its exit status."""
+    return os.waitstatus_to_exitcode(os.waitpid(start_process(work), 0)[1])
+
+
+def start_process(work):
+    """Run a function in a process; return the process's number."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+    return pid
+
+
+# ---- pair ----
+
+
+def run_twice(folder, name, settings, n_train):
+    """Train; return the mean loss of each step, the history and the final weights."""
+    losses = []
+    trainer = make_trainer(folder / name, settings, n_train, lambda key, loss: losses.append(loss))
+    trainer.run()
+    losses = distributed.total(torch.stack(losses)) / distributed.shard().n_processes
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
+    return {"losses": losses, "rows": rows, "weights": trainer.net.state_dict()}
+
+
+def stop_one(folder, settings):
+    """Press Ctrl-C in the last process only; return where each one stopped, and go on."""
+    n = distributed.shard().n_processes
+
+    def press(key, loss):
+        if key[1:] == (1, 0) and distributed.shard().index == n - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = make_trainer(folder / "stopped", settings, 26, press)
+    finished = trainer.run()
+    stopped = distributed.gather((finished, trainer.epoch, trainer.next_step))
+    again = make_trainer(folder / "stopped", settings, 26)
+    again.resume()
+    again.run()
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in again.history]
+    return {"stopped": stopped, "rows": rows, "weights": again.net.state_dict()}
+
+
+def norms(folder):
+    """Return output, gradients and statistics of batch norm over a shared batch."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(6, 3, 4, 4, generator=generator) * 2 + 5
+    g = torch.randn(6, 3, 4, 4, generator=generator)
+    share = distributed.shard()
+    part = slice(6 // share.n_processes * share.index, 6 // share.n_processes * (share.index + 1))
+    norm = torch.nn.Sequential(ElasticBatchNorm2d(3))
+    torch.nn.init.uniform_(norm[0].weight, 0.5, 2, generator=generator)
+    if share.n_processes > 1:
+        synchronize(norm)
+        assert type(norm[0]) is SyncedBatchNorm2d
+    own = x[part].clone().requires_grad_()
+    out = norm(own)
+    out.backward(g[part])
+    return {
+        "out": torch.cat(distributed.gather(out.detach())),
+        "grad": torch.cat(distributed.gather(own.grad)),
+        "grad_weight": distributed.total(norm[0].weight.grad),
+        "grad_bias": distributed.total(norm[0].bias.grad),
+        "mean": norm[0].running_mean,
+        "var": norm[0].running_var,
+    }
+
+
+def images_seen(folder):
+    """Return which images each process sees in one epoch, by batch."""
+    provider, share = data(26), distributed.shard()
+    loader = provider.loader("train", 12 // share.n_processes, seed=3, shard=share)
+    own = [positions.tolist() for *_, positions in loader._requests]
+    return {"batches": distributed.gather(own), "n": distributed.gather(loader.n_images)}
+
+
+def accuracies(folder):
+    """Return the accuracy on 11 images, and what one process is told of another's mistake."""
+    torch.manual_seed(0)
+    net = MobileNet.from_subnet(smallest(SPACE).with_bits(8), 4).eval()
+    whole = evaluate(net, data(4).loader("test", 5))
+    told = []
+
+    def mistaken():
+        raise ApqError("a mistake of the first")
+
+    try:
+        distributed.from_first(mistaken)
+    except ApqError as error:
+        told = distributed.gather(str(error))
+    shared = evaluate_split(net, data(4), "test", 2)
+    worked = []
+    squares = list(distributed.each(range(5), lambda i: worked.append(i) or i * i))
+    return {
+        "whole": vars(whole),
+        "shared": vars(shared),
+        "told": told,
+        "squares": squares,
+        "worked": distributed.gather(worked),
+    }
+
+
+def scenarios(folder):
+    """Run everything in this process, alone or as one of two; the first one writes."""
+    n = 2 if distributed.launched() else 1
+    with distributed.group(CPU):
+        base = TrainingSettings(n_epochs=2, batch_size=8 // n, lr=0.05, sync_bn=True, seed=1)
+        unsynced = replace(base, sync_bn=False)
+        found = {
+            "train": run_twice(folder, "train", base, 26),
+            "scaled": run_twice(folder, "scaled", replace(base, scale_lr=True), 26),
+            "stop": stop_one(folder, unsynced),
+            "undisturbed": run_twice(folder, "undisturbed", unsynced, 26),
+            "norms": norms(folder),
+            "seen": images_seen(folder),
+            "accuracies": accuracies(folder),
+        }
+        if distributed.is_first():
+            torch.save(found, folder / "found.pt")
+
+
+def pair(folder):
+    """Run the scenarios alone and in two processes."""
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+    alone = start_process(lambda: scenarios(folder / "one"))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+
+    def work(rank):
+        os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+        scenarios(folder / "two")
+
+    started = [alone, *(start_process(lambda rank=rank: work(rank)) for rank in range(2))]
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started]
+    assert statuses == [0, 0, 0], statuses
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    # What torch imports on first use takes seconds: once, before forking. No backward pass may
+    # have run by then.
+    make_trainer(Path(sys.argv[2]), TrainingSettings(), 4)
+    {"kill": kill_many, "pair": pair}[sys.argv[1]](Path(sys.argv[2]))

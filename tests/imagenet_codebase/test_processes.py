@@ -1,0 +1,151 @@
+"""Runs that are killed, and two processes that train, measure and stop as one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from imagenet_codebase.run_manager import launch
+from utils import checkpoint
+
+SCRIPT = Path(__file__).with_name("processes.py")
+STATES = ("last.pth.tar", "previous.pth.tar", "model_best.pth.tar")
+
+
+def run(what, folder):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    argv = [sys.executable, str(SCRIPT), what, str(folder)]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What the same scenarios found in one process and in two."""
+    folder = tmp_path_factory.mktemp("pair")
+    run("pair", folder)
+    return [torch.load(folder / name / "found.pt") for name in ("one", "two")]
+
+
+def assert_same(value, other, tolerance=1e-4):
+    if isinstance(value, dict):
+        assert value.keys() == other.keys()
+        for key in value:
+            assert_same(value[key], other[key], tolerance)
+    elif isinstance(value, list):
+        assert len(value) == len(other)
+        for mine, theirs in zip(value, other, strict=True):
+            assert_same(mine, theirs, tolerance)
+    elif isinstance(value, torch.Tensor):
+        torch.testing.assert_close(value, other, atol=tolerance, rtol=tolerance)
+    else:
+        assert value == pytest.approx(other, abs=tolerance)
+
+
+def flat(value, name=""):
+    """Yield name and value of all that nested dicts and lists hold."""
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    if not isinstance(value, dict | list):
+        yield name, value
+    for key, inner in items:
+        yield from flat(inner, f"{name}.{key}")
+
+
+def test_twenty_kills_change_no_bit_and_lose_few_steps(tmp_path):
+    run("kill", tmp_path)
+    assert torch.load(tmp_path / "kills.pt")["kills"] == 20
+    for name in STATES:
+        killed, undisturbed = (
+            dict(flat(checkpoint.load(tmp_path / folder / name)))
+            for folder in ("killed", "undisturbed")
+        )
+        assert killed.keys() == undisturbed.keys()
+        for key, value in killed.items():
+            expected = undisturbed[key]
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, expected), f"{name}{key}"
+            elif not key.endswith("seconds"):
+                assert value == expected, f"{name}{key}"
+    lines = (tmp_path / "log").read_text().split("\n")[:-1]
+    done = losses = 0
+    for line in lines:
+        if line.startswith("from "):
+            start = int(line.removeprefix("from "))
+            losses += start < done
+            # The step under way when the process died is not done yet.
+            assert done - start <= 4
+        else:
+            done = int(line)
+    assert losses > 3  # or nothing was put to the test
+    assert not list((tmp_path / "killed").glob(".*"))
+
+
+def test_two_processes_train_as_one_with_the_double_batch(found):
+    one, two = found
+    assert len(one["train"]["losses"]) == 6
+    for name in ("losses", "rows"):
+        assert_same(one["train"][name], two["train"][name])
+    # A sum in another order moves a value over the edge of a quantization step now and then.
+    assert_same(one["train"]["weights"], two["train"]["weights"], 2e-3)
+    assert not torch.allclose(two["scaled"]["losses"], two["train"]["losses"], atol=1e-4)
+
+
+def test_all_processes_stop_after_the_same_step_and_go_on(found):
+    _, two = found
+    assert two["stop"]["stopped"] == [(False, 1, 1)] * 2
+    # Two halves of an epoch have the same figures as a whole one of one process.
+    assert [row["epoch"] for row in two["stop"]["rows"]] == [1, 2]
+    assert_same(two["stop"]["rows"], two["undisturbed"]["rows"], 1e-9)
+    assert_same(two["stop"]["weights"], two["undisturbed"]["weights"], 0.0)
+
+
+def test_batch_norm_sees_the_images_of_all_processes(found):
+    one, two = found
+    assert_same(one["norms"], two["norms"], 1e-5)
+
+
+def test_each_image_is_seen_once_an_epoch_by_one_process(found):
+    one, two = found
+    (whole,) = one["seen"]["batches"]
+    halves = two["seen"]["batches"]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole
+    flat_positions = [p for batches in halves for batch in batches for p in batch]
+    assert len(flat_positions) == len(set(flat_positions)) == 24  # of 26, in whole batches of 12
+    assert (one["seen"]["n"], two["seen"]["n"]) == ([24], [12, 12])
+
+
+def test_eleven_images_are_counted_exactly_once(found):
+    for each in found:
+        accuracies = each["accuracies"]
+        assert accuracies["shared"]["n_images"] == 11
+        assert_same(accuracies["shared"], accuracies["whole"], 1e-6)
+        assert accuracies["shared"]["top1"] * 11 == pytest.approx(
+            round(accuracies["shared"]["top1"] * 11)
+        )
+
+
+def test_a_mistake_of_the_first_process_is_told_by_all(found):
+    assert found[1]["accuracies"]["told"] == ["a mistake of the first"] * 2
+
+
+def test_work_is_dealt_out_and_its_results_are_told_to_all(found):
+    one, two = (each["accuracies"] for each in found)
+    assert one["squares"] == two["squares"] == [(i, i * i) for i in range(5)]
+    assert (one["worked"], two["worked"]) == ([[0, 1, 2, 3, 4]], [[0, 2, 4], [1, 3]])
+
+
+def test_one_process_is_not_relaunched(monkeypatch):
+    assert launch.relaunch(1, "cpu") is None
+    assert launch.relaunch(None, "cpu") is None
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert launch.relaunch(4, "auto") is None  # it is one of the four already

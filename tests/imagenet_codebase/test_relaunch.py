@@ -1,0 +1,50 @@
+"""The scripts with --nproc 2: as a user types them, in two processes that nobody sees."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apq import Experiment, cli
+from apq.subnet import smallest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A working folder with an experiment that is quick to finetune."""
+    monkeypatch.chdir(tmp_path)
+    subnet = smallest().with_bits(8)
+    Experiment.create("small", subnet, 3.0, {"image_size": 64}, root=tmp_path / "exps")
+    return tmp_path
+
+
+def run(script, *flags):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    argv = [sys.executable, str(REPOSITORY / script), *flags]
+    return subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_two_processes_finetune_and_test_as_one(home, capsys):
+    recipe = ("--n_epochs=1", "--epoch_images=64", "--batch_size=16")
+    data = ("--dataset=digits", "--image_size=32")
+    done = run("quant_aware.py", "--exp_name=small", "--nproc=2", *recipe, *data)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert sum("2 processes, 16 images each: batches of 32" in line for line in lines) == 1
+    assert sum(line.startswith("epoch   1/1") for line in lines) == 1
+    two = run("test.py", "--exp_dir=exps/small", "--nproc=2")
+    assert (two.returncode, two.stderr) == (0, "")
+    assert "on the 360 test images of digits at 32 px" in two.stdout
+    assert cli.run("test", ["--exp_dir=exps/small"], "test.py") == 0
+    assert capsys.readouterr().out == two.stdout
+
+
+def test_a_mistake_is_told_once(home):
+    done = run("quant_aware.py", "--exp_name=small", "--nproc=2", "--dataset=folder")
+    assert done.returncode == 2
+    assert done.stderr.startswith("quant_aware.py: error: the data set 'folder' needs")
+    assert len(done.stderr.splitlines()) == 1
