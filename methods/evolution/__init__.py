@@ -1,7 +1,6 @@
-"""Evolutionary search: the most accurate subnet within a cost constraint."""
+"""Evolutionary search: the paper's way to the most accurate subnet within limits."""
 
-from methods.evolution.constraint import check_constraint
-from methods.evolution.evolve import GenerationRecord, SearchResult, search
+from methods.evolution.evolve import search
 from methods.evolution.settings import EvolutionSettings
 
-__all__ = ["EvolutionSettings", "GenerationRecord", "SearchResult", "check_constraint", "search"]
+__all__ = ["EvolutionSettings", "search"]

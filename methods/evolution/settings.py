@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from apq.checks import check_whole, check_within
+from methods.settings import SearchSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvolutionSettings:
+class EvolutionSettings(SearchSettings):
     """How large, how long and how wild the search is; raises ApqError on a value out of range."""
 
     population: int = 100
@@ -18,13 +19,12 @@ class EvolutionSettings:
     mutation_prob: float = 0.1
     """Probability that a mutation redraws a block, and that it redraws a stage's depth."""
     generations: int = 500
-    """Generations after the random first one."""
-    seed: int = 0
-    """Seed of all random choices; the same seed finds the same subnet."""
+    """Generations after the random first one: the steps that `patience` counts."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_whole(self, "population", least=2)
-        check_whole(self, "generations", "seed", least=0)
+        check_whole(self, "generations", least=0)
         check_within(self, "parent_ratio", "mutation_ratio", "mutation_prob", high=1)
 
     @property

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from apq.progress import Counter, deferred_interrupt
 from apq.space import SearchSpace
@@ -36,6 +39,19 @@ def draw_subnets(space: SearchSpace, seed: int, quantized: bool) -> Iterator[Sub
                 yield subnet if quantized else subnet.full_precision()
 
 
+def validation_batches(
+    data: DataProvider, n_images: int, batch_size: int, n_workers: int = 0
+) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+    """Return batches of all validation images, or of `n_images` random ones, kept in memory."""
+    if not n_images or n_images >= data.n_images("val"):
+        return data.loader("val", batch_size, n_workers)
+    loader = data.loader("val", batch_size, n_workers, shuffle=True)
+    batches = list(itertools.islice(loader, -(-n_images // batch_size)))
+    images, labels = batches[-1]
+    rest = n_images - batch_size * (len(batches) - 1)
+    return [*batches[:-1], (images[:rest], labels[:rest])]
+
+
 def collect(
     net: OnceForAllNet,
     data: DataProvider,
@@ -45,26 +61,32 @@ def collect(
     facts: dict[str, Any],
     seed: int = 0,
     n_bn_images: int = 512,
+    n_val_images: int = 0,
     batch_size: int = 256,
     n_workers: int = 0,
+    n_noise: int = 0,
 ) -> bool:
     """Measure subnets on the validation split until the file has the wanted numbers of pairs.
 
-    `facts` name the supernet; with those of the data they are kept beside the pairs. Goes on
-    where an earlier call was stopped; returns False when Ctrl-C stopped this one. Raises
-    ApqError when the file holds pairs that something else measured.
+    `n_val_images` picks so many of the split's images at random, the same for every subnet, and
+    keeps them ready in memory; 0 takes all of them. At the end `n_noise` subnets are measured
+    once more to tell the noise (`noise_floor`), which the card then holds. `facts` name the
+    supernet; with those of the data they are kept beside the pairs. Goes on where an earlier call
+    was stopped; returns False when Ctrl-C stopped this one. Raises ApqError when the file holds
+    pairs that something else measured.
     """
     device, started = next(net.parameters()).device, time.perf_counter()
     measured_with = {
         **facts,
         "dataset": data.name,
         "image_size": data.image_size,
-        "n_images": data.n_images("val"),
+        "n_images": min(n_val_images or math.inf, data.n_images("val")),
         "n_bn_images": n_bn_images,
         "seed": seed,
     }
     log = PairLog(path, measured_with, net.space)
     statistics = bn_batches(data, n_bn_images, batch_size, device, seed, n_workers)
+    images = validation_batches(data, n_val_images, batch_size, n_workers)
     with deferred_interrupt() as interrupted:
         for quantized, wanted in ((False, n_full), (True, n_quantized)):
             have = sum(subnet.quantized == quantized for subnet in log.pairs)
@@ -74,11 +96,32 @@ def collect(
                     break
                 if subnet in log.pairs:
                     continue
-                batches = data.loader("val", batch_size, n_workers)
-                accuracy = measure(net, subnet, statistics, batches)
+                accuracy = measure(net, subnet, statistics, images)
                 log.add(subnet, round(100 * accuracy.top1, 4))
                 have += 1
                 bar.step(f"{accuracy.top1:.1%}")
             bar.close()
-    log.finish((time.perf_counter() - started) / 60)
+        figures = {}
+        if n_noise and not interrupted:
+            others = bn_batches(data, n_bn_images, batch_size, device, seed + 1, n_workers)
+            figures = {"noise_points": noise_floor(net, log.pairs, n_noise, others, images)}
+    log.finish((time.perf_counter() - started) / 60, **figures)
     return not interrupted
+
+
+def noise_floor(
+    net: OnceForAllNet,
+    pairs: Mapping[Subnet, float],
+    n: int,
+    statistics: Iterable[torch.Tensor],
+    images: Iterable[tuple[torch.Tensor, torch.Tensor]],
+) -> float:
+    """Return how far one measurement strays by its batch statistics alone: a standard deviation.
+
+    In points of accuracy: n subnets of the pairs, evenly taken, are measured again with other
+    images in `statistics`. A difference of two measurements strays by the square root of 2 more.
+    """
+    chosen = list(pairs)[:: max(1, len(pairs) // n)][:n]
+    again = [100 * measure(net, subnet, statistics, images).top1 for subnet in chosen]
+    off = np.array(again) - np.array([pairs[subnet] for subnet in chosen])
+    return float(np.sqrt(np.mean(off**2) / 2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,10 @@ from methods.prediction.settings import FitSettings
 from utils.accuracy_predictor import AccuracyPredictor
 
 MIN_PAIRS = 20
+BAND_SIZE = 40
+
+GenesFn = Callable[[np.ndarray], np.ndarray]
+"""Genes (N, n_genes) to one number each, (N,)."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Quality:
     """In points of accuracy (%)."""
     kendall_tau: float
     spearman_rho: float
+    band_tau: float
+    """Kendall tau among subnets of about the same cost, where a search compares: the mean over
+    bands of `BAND_SIZE` held-out pairs next to each other in cost."""
     n_train: int
     n_held_out: int
 
@@ -42,14 +49,17 @@ def fit(
     pairs: Mapping[Subnet, float],
     quantized: bool,
     settings: FitSettings,
+    cost_fn: GenesFn,
     start: AccuracyPredictor | None = None,
+    n_train: int | None = None,
     space: SearchSpace = PAPER_SPACE,
     device: torch.device | str = "cpu",
 ) -> Fit:
     """Train a predictor on pairs of subnets and accuracies in %.
 
-    With `start`, a full-precision predictor lends its weights (the paper's transfer). Raises
-    ApqError when there are too few pairs to hold some out.
+    `cost_fn` gives the cost that the bands of `Quality` go by. With `start`, a full-precision
+    predictor lends its weights (the paper's transfer). `n_train` limits the pairs to train on;
+    those held out stay the same. Raises ApqError when there are too few pairs to hold some out.
     """
     if len(pairs) < MIN_PAIRS:
         kind = "quantized" if quantized else "full-precision"
@@ -60,7 +70,7 @@ def fit(
     genes, accuracy = as_arrays(pairs, space)
     order = np.random.default_rng(settings.seed).permutation(len(genes))
     n_held_out = max(2, round(settings.held_out * len(genes)))
-    held_out, train = order[:n_held_out], order[n_held_out:]
+    held_out, train = order[:n_held_out], order[n_held_out:][:n_train]
     torch.manual_seed(settings.seed)
     predictor = AccuracyPredictor(space, quantized=quantized)
     if start is not None:
@@ -71,7 +81,8 @@ def fit(
     lr = settings.lr if start is None else settings.transfer_lr
     _train(predictor, genes[train], accuracy[train], settings, lr)
     predicted = predictor.predict(genes[held_out])
-    return Fit(predictor, quality(predicted, accuracy[held_out], len(train)))
+    cost = cost_fn(genes[held_out])
+    return Fit(predictor, quality(predicted, accuracy[held_out], cost, len(train)))
 
 
 def _transfer(source: AccuracyPredictor, target: AccuracyPredictor) -> None:
@@ -108,17 +119,32 @@ def _train(
     predictor.eval()
 
 
-def quality(predicted: np.ndarray, measured: np.ndarray, n_train: int = 0) -> Quality:
-    """Compare predicted with measured accuracies, both (N,) in 0..1."""
+def quality(
+    predicted: np.ndarray, measured: np.ndarray, cost: np.ndarray, n_train: int = 0
+) -> Quality:
+    """Compare predicted with measured accuracies in 0..1 of subnets of known cost, all (N,)."""
+    tau, rho = kendall_and_spearman(predicted, measured)
+    n_bands = max(1, len(measured) // BAND_SIZE)
+    bands = np.array_split(np.argsort(cost, kind="stable"), n_bands)
+    taus = [kendall_and_spearman(predicted[band], measured[band])[0] for band in bands]
+    return Quality(
+        rmse=float(100 * np.sqrt(np.mean((predicted - measured) ** 2))),
+        kendall_tau=tau,
+        spearman_rho=rho,
+        band_tau=float(np.nanmean(taus)),
+        n_train=n_train,
+        n_held_out=len(measured),
+    )
+
+
+def kendall_and_spearman(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Return Kendall's tau-b and Spearman's rho of two rankings, both (N,).
+
+    Raises ApqError when scipy is missing.
+    """
     try:
         from scipy import stats
     except ImportError:
         raise ApqError("rank correlations need scipy: pip install 'apq[train]'") from None
 
-    return Quality(
-        rmse=float(100 * np.sqrt(np.mean((predicted - measured) ** 2))),
-        kendall_tau=float(stats.kendalltau(predicted, measured).statistic),
-        spearman_rho=float(stats.spearmanr(predicted, measured).statistic),
-        n_train=n_train,
-        n_held_out=len(measured),
-    )
+    return float(stats.kendalltau(a, b).statistic), float(stats.spearmanr(a, b).statistic)

@@ -109,8 +109,8 @@ class PairLog:
             raise ApqError(f"cannot write {self.log_path}: {error.strerror}") from None
         self.pairs[subnet] = accuracy
 
-    def finish(self, minutes: float) -> None:
-        """Write the paper's file and its card, then drop the log.
+    def finish(self, minutes: float, **figures: float) -> None:
+        """Write the paper's file and its card with the figures given, then drop the log.
 
         `minutes` of this sitting are added to those of the earlier ones.
         """
@@ -118,7 +118,7 @@ class PairLog:
         write_pairs(self.path, self.pairs)
         full, quantized = split_pairs(self.pairs)
         counts = {"n_full": len(full), "n_quantized": len(quantized)}
-        write_card(self.path, **self.facts, **counts, minutes=round(minutes, 1))
+        write_card(self.path, **self.facts, **counts, **figures, minutes=round(minutes, 1))
         self._log.close()
         self.log_path.unlink(missing_ok=True)
 

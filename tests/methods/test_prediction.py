@@ -1,10 +1,12 @@
 """The prediction pipeline: pairs that survive a kill, and predictors that learn from them."""
 
+import csv
 import itertools
 import json
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +18,11 @@ from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
 from methods.prediction import collect as module
-from methods.prediction.collect import collect, draw_subnets
+from methods.prediction.collect import collect, draw_subnets, noise_floor, validation_batches
 from methods.prediction.fit import fit, quality
 from methods.prediction.pairs import PairLog, as_arrays, read_pairs, split_pairs, write_pairs
 from methods.prediction.settings import FitSettings
+from methods.prediction.study import SCRATCH, TRANSFER, run_study, summarize, write_study
 from utils.latency_predictor import LatencyPredictor
 
 
@@ -124,6 +127,22 @@ def test_collecting_resumes_and_gives_the_same_pairs(net, toy_data, tmp_path, mo
     assert len(measured) == 7
 
 
+def test_the_noise_is_that_of_other_batch_statistics(net, toy_data, tmp_path, monkeypatch):
+    path = tmp_path / "pairs.json"
+    assert collect(net, toy_data, path, 2, 4, {}, n_bn_images=16, batch_size=8, n_noise=3)
+    noise = read_card(path)["noise_points"]
+    assert noise >= 0
+    # By hand: measured again, three of six pairs are off by 1, -2 and 2 points.
+    pairs = read_pairs(path, net.space)
+    off = dict(zip(list(pairs)[::2], (1, -2, 2), strict=True))
+
+    def measure(net, subnet, statistics, images):
+        return SimpleNamespace(top1=(pairs[subnet] + off[subnet]) / 100)
+
+    monkeypatch.setattr(module, "measure", measure)
+    assert noise_floor(net, pairs, 3, [], []) == pytest.approx((9 / 3 / 2) ** 0.5)
+
+
 def test_pairs_of_another_supernet_are_never_mixed_in(net, toy_data, tmp_path):
     path = tmp_path / "pairs.json"
     gather(net, toy_data, path)
@@ -155,15 +174,20 @@ def additive_pairs(n, quantized, seed=0):
 FAST = FitSettings(n_epochs=60, lr=3e-3, transfer_lr=1e-3, weight_decay=0.01, seed=1)
 
 
+def total(genes):
+    """A cost that grows with every gene."""
+    return PAPER_SPACE.canonical(genes).sum(1)
+
+
 def test_a_predictor_learns_and_transfer_helps_with_few_pairs():
-    full = fit(additive_pairs(600, False), False, FAST)
+    full = fit(additive_pairs(600, False), False, FAST, total)
     assert not full.predictor.quantized
     assert full.quality.kendall_tau > 0.55
     assert (full.quality.n_train, full.quality.n_held_out) == (480, 120)
     few = additive_pairs(300, True)
     settings = replace(FAST, held_out=0.5)
-    scratch = fit(few, True, settings)
-    transfer = fit(few, True, settings, start=full.predictor)
+    scratch = fit(few, True, settings, total)
+    transfer = fit(few, True, settings, total, start=full.predictor)
     assert transfer.predictor.quantized
     assert transfer.quality.rmse < scratch.quality.rmse
     assert transfer.quality.kendall_tau > scratch.quality.kendall_tau + 0.05
@@ -171,7 +195,7 @@ def test_a_predictor_learns_and_transfer_helps_with_few_pairs():
 
 def test_fitting_is_deterministic():
     pairs = additive_pairs(60, True)
-    first, second = (fit(pairs, True, FitSettings(n_epochs=3)) for _ in range(2))
+    first, second = (fit(pairs, True, FitSettings(n_epochs=3), total) for _ in range(2))
     assert first.quality == second.quality
     state = second.predictor.state_dict()
     assert all(torch.equal(t, state[name]) for name, t in first.predictor.state_dict().items())
@@ -179,18 +203,58 @@ def test_fitting_is_deterministic():
 
 def test_quality_by_hand():
     measured = np.array([0.1, 0.2, 0.3, 0.4])
-    perfect = quality(measured + 0.05, measured)
+    perfect = quality(measured + 0.05, measured, np.arange(4))
     assert perfect.rmse == pytest.approx(5.0)
     assert perfect.kendall_tau == pytest.approx(1.0)
     # One of six pairs the wrong way round: (5 - 1) / 6.
-    swapped = quality(np.array([0.2, 0.1, 0.3, 0.4]), measured)
+    swapped = quality(np.array([0.2, 0.1, 0.3, 0.4]), measured, np.arange(4))
     assert swapped.kendall_tau == pytest.approx(4 / 6)
     assert swapped.spearman_rho == pytest.approx(0.8)
 
 
+def test_bands_compare_subnets_of_about_the_same_cost():
+    # Within each half of the cost all is in order; the dearer half is predicted far too low.
+    measured = np.concatenate([np.linspace(0.1, 0.2, 40), np.linspace(0.5, 0.6, 40)])
+    predicted = np.concatenate([measured[:40], measured[40:] - 0.45])
+    cost = np.repeat([1.0, 2.0], 40)
+    figures = quality(predicted, measured, cost)
+    assert figures.band_tau == pytest.approx(1.0)
+    assert figures.kendall_tau < 0.6
+
+
+def test_the_study_covers_all_sizes_and_kinds_under_each_seed(tmp_path):
+    settings = FitSettings(n_epochs=2)
+    rows = run_study(
+        additive_pairs(40, False), additive_pairs(60, True), settings, total, (10, 30, 999), 2
+    )
+    wanted = itertools.product((0, 1), (10, 30, 48), (SCRATCH, TRANSFER))
+    assert {(row.seed, row.n_train, row.kind) for row in rows} == set(wanted)
+    assert all(row.n_held_out == 12 for row in rows)
+    table, figure = write_study(rows, tmp_path)
+    with open(table, newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [float(line["rmse"]) for line in read] == pytest.approx([r.rmse for r in rows], 1e-5)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    mean = np.mean([row.rmse for row in rows if (row.kind, row.n_train) == (SCRATCH, 30)])
+    assert summarize(rows)[1][:2] == (SCRATCH, "30")
+    assert summarize(rows)[1][2].startswith(f"{mean:.3f} ±")
+
+
+def test_measuring_on_some_validation_images(net, toy_data, tmp_path):
+    batches = validation_batches(toy_data, 7, 4)
+    assert [len(labels) for _, labels in batches] == [4, 3]
+    whole = validation_batches(toy_data, 12, 4)
+    assert sum(len(labels) for _, labels in whole) == 12
+    collect(net, toy_data, tmp_path / "p.json", 2, 0, {}, n_bn_images=16, n_val_images=7)
+    assert read_card(tmp_path / "p.json")["n_images"] == 7
+    # Seven images: accuracies are sevenths.
+    for accuracy in read_pairs(tmp_path / "p.json", net.space).values():
+        assert accuracy * 7 / 100 == pytest.approx(round(accuracy * 7 / 100), abs=1e-3)
+
+
 def test_too_few_pairs_and_bad_settings_are_refused():
     with pytest.raises(ApqError, match=r"1 full-precision pairs are too few.*apq collect"):
-        fit({largest(): 90.0}, False, FAST)
+        fit({largest(): 90.0}, False, FAST, total)
     for change in ({"n_epochs": 0}, {"lr": 0.0}, {"held_out": 1.0}):
         with pytest.raises(ApqError, match=next(iter(change))):
             FitSettings(**change)

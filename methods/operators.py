@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from apq.space import BLOCK_FIELDS, SearchSpace
+from apq.domain import Domain
+from apq.space import BLOCK_FIELDS
 
 Feasible = Callable[[np.ndarray], np.ndarray]
 """Genes (N, n_genes) to bool (N,)."""
@@ -18,14 +19,18 @@ Feasible = Callable[[np.ndarray], np.ndarray]
 # none differ after all the rounds.
 REPAIR_KEEPS = 0.8
 REPAIR_ROUNDS = 20
+# Subnets drawn at a time.
+BANK = 2000
 
 
 class Operators:
-    """The genetic operators on one space, drawing from one random generator."""
+    """The genetic operators on one domain, drawing from one random generator."""
 
-    def __init__(self, space: SearchSpace, rng: np.random.Generator) -> None:
-        self.space = space
+    def __init__(self, domain: Domain, rng: np.random.Generator) -> None:
+        self.domain = domain
         self.rng = rng
+        self._bank = domain.sample(rng, 0)
+        space = domain.space
         self.n_units = space.n_stages + space.n_blocks
         blocks = np.arange(space.n_stages, self.n_units)
         self._unit_of_gene = np.concatenate(
@@ -36,13 +41,20 @@ class Operators:
         """Return genes with the masked units from `taken` and the others from `rest`."""
         return np.where(units[:, self._unit_of_gene], taken, rest)
 
+    def fresh(self, n: int) -> np.ndarray:
+        """Return random legal subnets (N, n_genes); drawn many at a time, which is faster."""
+        if n > len(self._bank):
+            self._bank = self.domain.sample(self.rng, max(n, BANK))
+        taken, self._bank = self._bank[:n], self._bank[n:]
+        return taken
+
     def mutate(self, parents: np.ndarray, probability: float) -> np.ndarray:
         """Return a child of each parent: units redrawn with a probability, one at least."""
         n = len(parents)
         units = self.rng.random((n, self.n_units)) < probability
         # A child like its parent would waste an evaluation.
         units[np.arange(n), self.rng.integers(self.n_units, size=n)] |= ~units.any(axis=1)
-        return self.combine(units, self.space.sample(self.rng, n), parents)
+        return self.combine(units, self.fresh(n), parents)
 
     def cross(self, mothers: np.ndarray, fathers: np.ndarray) -> np.ndarray:
         """Return a child of each pair, every unit from either with equal probability."""

@@ -1,0 +1,192 @@
+"""What a search tells of itself: its history, its best candidates, what binds, what is heavy."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apq.errors import ApqError
+from apq.subnet import Subnet
+from methods.problem import SearchProblem
+from methods.run import Candidates, SearchRecord
+from utils.latency_predictor import CostRow, LatencyPredictor
+
+if TYPE_CHECKING:
+    from utils.accuracy_predictor import AccuracyPredictor
+    from utils.ensemble import PredictorEnsemble
+
+COST_COLUMNS = {
+    "latency": "latency_ms",
+    "energy": "energy_mj",
+    "bitops": "bitops",
+    "size": "size_bytes",
+}
+HISTORY_COLUMNS = ("step", "n_evaluated", "seconds", "best_accuracy")
+
+
+def cost_columns(problem: SearchProblem) -> list[str]:
+    """Return the names of the limits' costs, units included."""
+    return [COST_COLUMNS[limit.predictor.type] for limit in problem.limits]
+
+
+def to_csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    """Return a table as CSV; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(headers)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def to_json(value: Any) -> bytes:
+    """Return a value as indented JSON."""
+    return (json.dumps(value, indent=1) + "\n").encode()
+
+
+def history_csv(history: Iterable[SearchRecord], problem: SearchProblem) -> bytes:
+    """Return a row for each step: what was evaluated by then, and the best subnet's figures."""
+    rows = (
+        (r.step, r.n_evaluated, round(r.seconds, 4), r.best_accuracy, *r.best_costs)
+        for r in history
+    )
+    return to_csv((*HISTORY_COLUMNS, *cost_columns(problem)), rows)
+
+
+def read_history(text: str, problem: SearchProblem) -> tuple[SearchRecord, ...]:
+    """Read what `history_csv` wrote; raises ApqError when it is damaged or of other limits."""
+    rows = list(csv.reader(io.StringIO(text)))
+    if len(rows) < 2 or rows[0] != [*HISTORY_COLUMNS, *cost_columns(problem)]:
+        raise ApqError("it is no history of a search under these limits")
+    try:
+        return tuple(
+            SearchRecord(
+                step=int(step),
+                n_evaluated=int(n_evaluated),
+                seconds=float(seconds),
+                best_accuracy=float(accuracy),
+                best_costs=tuple(map(float, costs)),
+            )
+            for step, n_evaluated, seconds, accuracy, *costs in rows[1:]
+        )
+    except ValueError as error:
+        raise ApqError(f"it is damaged: {error}") from None
+
+
+def all_costs(
+    subnets: Sequence[Subnet], costs: Mapping[str, LatencyPredictor]
+) -> list[dict[str, float]]:
+    """Return every cost of every subnet, by name with unit."""
+    columns = {COST_COLUMNS[name]: model.predict(subnets) for name, model in costs.items()}
+    return [{name: float(v[i]) for name, v in columns.items()} for i in range(len(subnets))]
+
+
+def accuracy_rows(
+    predictor: AccuracyPredictor | PredictorEnsemble, candidates: Candidates
+) -> list[dict[str, float]]:
+    """Return what is predicted of each candidate; an ensemble's rows tell what ranked them."""
+    scores = candidates.accuracy.tolist()
+    if not hasattr(predictor, "mean_and_spread"):
+        return [{"predicted_accuracy": score} for score in scores]
+    mean, spread = (values.tolist() for values in predictor.mean_and_spread(candidates.genes))
+    return [
+        {"predicted_accuracy": m, "spread": s, "lower_bound": score}
+        for m, s, score in zip(mean, spread, scores, strict=True)
+    ]
+
+
+def candidate_rows(
+    genes: np.ndarray,
+    accuracies: Sequence[Mapping[str, float]],
+    costs: Mapping[str, LatencyPredictor],
+) -> list[dict[str, Any]]:
+    """Return candidates, best first: what is predicted of each, every cost, and the subnet."""
+    subnets = next(iter(costs.values())).space.decode(genes)
+    figures = zip(accuracies, all_costs(subnets, costs), subnets, strict=True)
+    return [
+        {"rank": i + 1, **accuracy, **cost, "arch": subnet.to_paper()}
+        for i, (accuracy, cost, subnet) in enumerate(figures)
+    ]
+
+
+def limit_rows(problem: SearchProblem, costs: Sequence[float]) -> list[dict[str, Any]]:
+    """Return what is known of each limit: how much of it the costs (one a limit) use and leave.
+
+    `slack_share` is the share of the maximum that is left; `least` and `most` are the exact ends
+    of this cost in what is left to choose from. `tightest` marks the limit with the least left.
+    """
+    rows = []
+    for i, limit in enumerate(problem.limits):
+        slack = limit.maximum - costs[i]
+        rows.append(
+            {
+                "type": limit.predictor.type,
+                "unit": limit.predictor.unit,
+                "maximum": limit.maximum,
+                "cost": costs[i],
+                "slack": slack,
+                "slack_share": slack / limit.maximum,
+                "least": float(problem.minima[i]),
+                "most": float(problem.maxima[i]),
+            }
+        )
+    tightest = min(rows, key=lambda row: row["slack_share"])
+    return [{**row, "tightest": row is tightest} for row in rows]
+
+
+def layers_csv(rows: Sequence[CostRow]) -> bytes:
+    """Return a row for each layer that counts: shape, bits, costs, shares of time and energy."""
+    total_ms, total_mj = (
+        sum(getattr(r, name) for r in rows) for name in ("latency_ms", "energy_mj")
+    )
+    headers = (
+        "block",
+        "layer",
+        "shape",
+        "w_bits",
+        "a_bits",
+        "latency_ms",
+        "energy_mj",
+        "latency_share",
+        "energy_share",
+        "bitops",
+        "size_bytes",
+    )
+    return to_csv(
+        headers,
+        (
+            (
+                row.block,
+                row.name,
+                row.layer.description,
+                row.w_bits,
+                row.a_bits,
+                row.latency_ms,
+                row.energy_mj,
+                row.latency_ms / total_ms,
+                row.energy_mj / total_mj,
+                row.bitops,
+                row.size_bytes,
+            )
+            for row in rows
+        ),
+    )
+
+
+def heaviest(rows: Sequence[CostRow], figure: str, n: int = 5) -> list[dict[str, Any]]:
+    """Return the n layers with the most of a figure, such as `latency_ms`, and their shares."""
+    total = sum(getattr(row, figure) for row in rows)
+    largest = sorted(rows, key=lambda row: -getattr(row, figure))[:n]
+    return [
+        {
+            "block": row.block,
+            "layer": row.name,
+            figure: getattr(row, figure),
+            "share": getattr(row, figure) / total,
+        }
+        for row in largest
+    ]

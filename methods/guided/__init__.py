@@ -1,0 +1,6 @@
+"""Guided search: along the predictor's slopes, with exact costs; the strongest mode."""
+
+from methods.guided.search import search
+from methods.guided.settings import GuidedSettings
+
+__all__ = ["GuidedSettings", "search"]

@@ -1,0 +1,25 @@
+"""The settings of the guided search."""
+
+from dataclasses import dataclass
+
+from apq.checks import check_whole
+from methods.settings import SearchSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedSettings(SearchSettings):
+    """How large and how long the search is; raises ApqError on a value out of range."""
+
+    evaluations: int = 50_100
+    """Ends after the first step that has evaluated so many subnets; the default is as many as
+    evolution's. A slope counts like an evaluation. 0 for no limit: then set `seconds`."""
+    elites: int = 8
+    """Subnets that the first descent keeps and changes; every fresh one keeps twice as many as
+    the last, up to eight times this number, and then begins anew."""
+    children: int = 8
+    """Changed subnets drawn for each elite in a step; those that break a limit are dropped."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole(self, "evaluations", least=0)
+        check_whole(self, "elites", "children", least=1)

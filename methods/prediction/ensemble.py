@@ -1,0 +1,81 @@
+"""Fits an ensemble: several predictors whose disagreement tells where none of them knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from apq.errors import ApqError
+from apq.space import PAPER_SPACE, SearchSpace
+from apq.subnet import Subnet
+from methods.prediction.fit import GenesFn, Quality, fit, kendall_and_spearman, quality
+from methods.prediction.pairs import as_arrays
+from methods.prediction.settings import FitSettings
+from utils.accuracy_predictor import AccuracyPredictor
+from utils.ensemble import PredictorEnsemble
+
+# As in `fit`: each member holds out this share of what the ensemble trains on, a draw of its own.
+MEMBER_HELD_OUT = 0.2
+
+
+@dataclass(frozen=True)
+class EnsembleFit:
+    """The members of an ensemble, and how good their mean is on pairs that none has seen."""
+
+    members: tuple[AccuracyPredictor, ...]
+    quality: Quality
+    spread: float
+    """Mean standard deviation of the members' predictions there, in points of accuracy (%)."""
+    spread_tau: float
+    """Kendall tau between that spread and the mean's error: whether it tells what is uncertain."""
+
+
+def fit_ensemble(
+    full: Mapping[Subnet, float],
+    quantized: Mapping[Subnet, float],
+    n_members: int,
+    settings: FitSettings,
+    cost_fn: GenesFn,
+    space: SearchSpace = PAPER_SPACE,
+    device: torch.device | str = "cpu",
+    on_member: Callable[[], None] | None = None,
+) -> EnsembleFit:
+    """Train predictors by transfer, each on its own draw of the pairs and from its own weights.
+
+    Pairs hold accuracies in %. The quantized ones that `fit` holds out with these settings are
+    held out of all members. `on_member` is called after each. Raises ApqError when there are fewer
+    than two members, or too few pairs.
+    """
+    if n_members < 2:
+        raise ApqError(f"an ensemble needs at least two predictors, not {n_members}")
+    train, held_out = _hold_out(quantized, settings)
+    members = []
+    for i in range(n_members):
+        seed = int(np.random.SeedSequence([settings.seed, i]).generate_state(1)[0])
+        own = replace(settings, seed=seed, held_out=MEMBER_HELD_OUT)
+        start = fit(full, False, own, cost_fn, space=space, device=device).predictor
+        members.append(fit(train, True, own, cost_fn, start, space=space, device=device).predictor)
+        if on_member:
+            on_member()
+    genes, accuracy = as_arrays(held_out, space)
+    mean, spread = PredictorEnsemble(members).mean_and_spread(genes)
+    return EnsembleFit(
+        members=tuple(members),
+        quality=quality(mean, accuracy, cost_fn(genes), len(train)),
+        spread=float(100 * spread.mean()),
+        spread_tau=kendall_and_spearman(spread, np.abs(mean - accuracy))[0],
+    )
+
+
+def _hold_out(
+    pairs: Mapping[Subnet, float], settings: FitSettings
+) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
+    """Split pairs into those to train on and those that `fit` would hold out."""
+    items = list(pairs.items())
+    order = np.random.default_rng(settings.seed).permutation(len(items))
+    n_held_out = max(2, round(settings.held_out * len(items)))
+    held_out, train = order[:n_held_out], order[n_held_out:]
+    return dict(map(items.__getitem__, train)), dict(map(items.__getitem__, held_out))

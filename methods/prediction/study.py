@@ -1,0 +1,116 @@
+"""How many quantized pairs a predictor needs, from scratch and by transfer (the paper's figure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from apq import files
+from apq.progress import track
+from apq.subnet import Subnet
+from methods.prediction.fit import GenesFn, fit
+from methods.prediction.settings import FitSettings
+from utils.plots import COLOURS, NO_PLOT, can_plot, new_row, to_png
+
+SIZES = (100, 200, 500, 1000, 2000)
+SEEDS = 5
+FIGURES = {"rmse": "RMSE (points)", "kendall_tau": "Kendall tau", "band_tau": "tau at equal cost"}
+SCRATCH, TRANSFER = "from scratch", "by transfer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRow:
+    """The figures of one predictor on the pairs held out under its seed."""
+
+    kind: str
+    """`from scratch` or `by transfer`."""
+    n_train: int
+    seed: int
+    rmse: float
+    kendall_tau: float
+    spearman_rho: float
+    band_tau: float
+    n_held_out: int
+
+
+def run_study(
+    full: Mapping[Subnet, float],
+    quantized: Mapping[Subnet, float],
+    settings: FitSettings,
+    cost_fn: GenesFn,
+    sizes: Sequence[int] = SIZES,
+    n_seeds: int = SEEDS,
+    device: torch.device | str = "cpu",
+) -> list[StudyRow]:
+    """Train both kinds on growing numbers of quantized pairs, under several seeds.
+
+    Each seed holds other pairs out, the same for all sizes; sizes beyond what is left become all
+    of it. The transfer starts from a full-precision predictor of the same seed.
+    """
+    rows = []
+    n_left = len(quantized) - max(2, round(settings.held_out * len(quantized)))
+    sizes = sorted({min(size, n_left) for size in sizes})
+    for seed in range(settings.seed, settings.seed + n_seeds):
+        seeded = replace(settings, seed=seed)
+        source = fit(full, False, seeded, cost_fn, device=device).predictor
+        for n_train in track(sizes, f"seed {seed}"):
+            for kind, start in ((SCRATCH, None), (TRANSFER, source)):
+                result = fit(
+                    quantized, True, seeded, cost_fn, start=start, n_train=n_train, device=device
+                )
+                rows.append(StudyRow(kind=kind, seed=seed, **asdict(result.quality)))
+    return rows
+
+
+def summarize(rows: Sequence[StudyRow]) -> list[tuple[str, ...]]:
+    """Return a row of text for each kind and size: mean and standard deviation over the seeds."""
+    table = []
+    for kind in (SCRATCH, TRANSFER):
+        for n_train in sorted({row.n_train for row in rows}):
+            chosen = [row for row in rows if (row.kind, row.n_train) == (kind, n_train)]
+            cells = []
+            for figure in FIGURES:
+                values = np.array([getattr(row, figure) for row in chosen])
+                cells.append(f"{values.mean():.3f} ± {values.std():.3f}")
+            table.append((kind, str(n_train), *cells))
+    return table
+
+
+def write_study(rows: Sequence[StudyRow], folder: Path) -> list[Path]:
+    """Write the rows as CSV and, where matplotlib is installed, draw them; returns the paths."""
+    table = folder / "predictor-transfer.csv"
+    lines = [",".join(asdict(rows[0]))]
+    for row in rows:
+        cells = (f"{v:.6g}" if isinstance(v, float) else str(v) for v in asdict(row).values())
+        lines.append(",".join(cells))
+    files.write_text(table, "\n".join(lines) + "\n")
+    if not can_plot():
+        print(NO_PLOT)
+        return [table]
+    picture = folder / "predictor-transfer.png"
+    files.write_bytes(picture, _png(rows))
+    return [table, picture]
+
+
+def _png(rows: Sequence[StudyRow]) -> bytes:
+    figure, all_axes = new_row(len(FIGURES))
+    sizes = sorted({row.n_train for row in rows})
+    for axes, (name, label) in zip(all_axes, FIGURES.items(), strict=True):
+        for kind, colour in zip((SCRATCH, TRANSFER), COLOURS, strict=False):
+            values = np.array(
+                [
+                    [getattr(r, name) for r in rows if (r.kind, r.n_train) == (kind, n)]
+                    for n in sizes
+                ]
+            )
+            style = {"color": colour, "marker": "o", "capsize": 3}
+            axes.errorbar(sizes, values.mean(1), values.std(1), label=kind, **style)
+        axes.set(xlabel="quantized pairs", ylabel=label, xscale="log")
+        axes.set_xticks(sizes, [str(n) for n in sizes])
+        axes.minorticks_off()
+    all_axes[-1].legend(frameon=False)
+    return to_png(figure)

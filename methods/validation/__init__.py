@@ -1,0 +1,1 @@
+"""Whether what is predicted or measured directly holds after finetuning."""

@@ -1,0 +1,95 @@
+"""Finetunes many subnets under one recipe and remembers what came of each."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from apq import files
+from apq.errors import ApqError
+from apq.experiment import Experiment
+from apq.subnet import Subnet
+from elastic_nn.networks.files import load_supernet
+from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.run_manager.evaluate import evaluate
+from imagenet_codebase.run_manager.finetune import finetune, load_trained
+from imagenet_codebase.run_manager.recipes import FinetuneSettings
+from imagenet_codebase.run_manager.supernet import bn_batches, measure
+
+N_BN_IMAGES = 1024
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One subnet's accuracies, shares in 0..1."""
+
+    direct_top1: float
+    """On the validation images, with the supernet's weights."""
+    val_top1: float
+    """On the validation images, of the best epoch of finetuning."""
+    test_top1: float
+    """On the test images, with the weights of that epoch."""
+
+
+class FinetuningBench:
+    """One supernet, one data set, one recipe; `folder` holds what was measured so far."""
+
+    def __init__(
+        self,
+        supernet: Path,
+        data: DataProvider,
+        settings: FinetuneSettings,
+        folder: Path,
+        device: torch.device,
+    ) -> None:
+        self.supernet, self.data, self.settings = supernet, data, settings
+        self.folder, self.device = folder, device
+        facts = {"supernet_sha256": files.sha256(supernet), "settings": asdict(settings)}
+        self._check_facts({**facts, "dataset": data.name, "image_size": data.image_size})
+
+    def _check_facts(self, facts: dict) -> None:
+        path = self.folder / "recipe.json"
+        if not path.exists():
+            files.write_json(path, facts)
+        elif files.read_json(path) != facts:
+            raise ApqError(
+                f"{self.folder} holds results of another supernet, data set or recipe: repeat "
+                f"that command to go on, or remove the folder"
+            )
+
+    def measure(self, name: str, subnet: Subnet) -> Outcome | None:
+        """Finetune a subnet and measure it, or return what an earlier call measured.
+
+        Returns None when Ctrl-C stopped it: the same call goes on from there. Raises ApqError
+        when `name` stands for another subnet.
+        """
+        experiment, path = Experiment(self.folder / name), self.folder / f"{name}.json"
+        arch = subnet.to_json()
+        if path.exists():
+            known = files.read_json(path)
+            if known.pop("arch") != arch:
+                raise ApqError(f"{path} is of another subnet: remove {self.folder} to begin anew")
+            return Outcome(**known)
+        files.write_text(experiment.dir / "arch", arch + "\n")
+        direct = self._direct(subnet)
+        result = finetune(experiment, self.supernet, self.data, self.settings, self.device)
+        if not result.finished:
+            return None
+        net = load_trained(experiment).net.to(self.device, memory_format=torch.channels_last)
+        test = evaluate(net, self.data.loader("test", BATCH_SIZE, self.settings.n_workers))
+        outcome = Outcome(direct_top1=direct, val_top1=result.best_top1, test_top1=test.top1)
+        files.write_json(path, {"arch": arch, **asdict(outcome)})
+        shutil.rmtree(experiment.dir)  # 15 MB of weights that nobody asked for
+        return outcome
+
+    def _direct(self, subnet: Subnet) -> float:
+        n_workers = self.settings.n_workers
+        net = load_supernet(self.supernet, subnet.space).net.to(self.device)
+        statistics = bn_batches(
+            self.data, N_BN_IMAGES, BATCH_SIZE, self.device, n_workers=n_workers
+        )
+        return measure(net, subnet, statistics, self.data.loader("val", BATCH_SIZE, n_workers)).top1

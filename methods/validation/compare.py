@@ -1,0 +1,90 @@
+"""Searched subnets against random ones of the same cost, all finetuned alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apq.errors import ApqError
+from apq.space import SearchSpace
+from apq.subnet import Subnet
+from methods.validation.bench import FinetuningBench, Outcome
+from utils.latency_predictor import LatencyPredictor
+
+TOLERANCE = 0.02
+DRAW_AT_ONCE = 8192
+DRAWS = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """A searched subnet and what bounds the random ones that it is compared with."""
+
+    name: str
+    subnet: Subnet
+    cost: LatencyPredictor
+    maximum: float
+    """In the cost's unit; random subnets cost this much or up to 2 % less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContestResult:
+    """What came of a contest."""
+
+    contest: Contest
+    searched: Outcome
+    rivals: tuple[Outcome, ...]
+
+    @property
+    def won(self) -> bool:
+        """Whether the searched subnet is the most accurate on the test images."""
+        return all(self.searched.test_top1 > rival.test_top1 for rival in self.rivals)
+
+
+def random_subnets(
+    space: SearchSpace, cost: LatencyPredictor, maximum: float, n: int, seed: int
+) -> list[Subnet]:
+    """Draw n distinct quantized subnets that cost `maximum` or up to 2 % less.
+
+    Half the draws are uniform, half lean to the cheap or the dear end, where uniform ones never
+    come. Raises ApqError when they hardly ever cost that.
+    """
+    rng = np.random.default_rng(seed)
+    found: dict[bytes, np.ndarray] = {}
+    for _ in range(DRAWS):
+        half = DRAW_AT_ONCE // 2
+        genes = np.concatenate([space.sample(rng, half), space.sample_spread(rng, half)])
+        costs = cost.predict(genes)
+        genes = genes[(costs <= maximum) & (costs > (1 - TOLERANCE) * maximum)]
+        # In random order: otherwise all might come from the first half.
+        for row in rng.permutation(space.canonical(genes)):
+            found.setdefault(row.tobytes(), row)
+        if len(found) >= n:
+            return space.decode(np.stack(list(found.values())[:n]))
+    raise ApqError(
+        f"random subnets hardly ever cost about {maximum:g} {cost.unit}: choose a budget further "
+        f"from the cheapest and the dearest subnet"
+    )
+
+
+def compare(
+    bench: FinetuningBench, contests: Sequence[Contest], n_random: int, seed: int
+) -> Iterator[ContestResult | None]:
+    """Yield each contest's result when all of its subnets are finetuned; None when stopped."""
+    for contest in contests:
+        searched = bench.measure(f"{contest.name}-searched", contest.subnet)
+        if searched is None:
+            yield None
+            return
+        rivals = []
+        space = contest.subnet.space
+        drawn = random_subnets(space, contest.cost, contest.maximum, n_random, seed)
+        for i, subnet in enumerate(drawn, start=1):
+            rival = bench.measure(f"{contest.name}-random{i}", subnet)
+            if rival is None:
+                yield None
+                return
+            rivals.append(rival)
+        yield ContestResult(contest=contest, searched=searched, rivals=tuple(rivals))

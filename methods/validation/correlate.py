@@ -1,0 +1,52 @@
+"""Whether accuracy measured directly, with the supernet's weights, ranks like finetuning does."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from apq.space import SearchSpace
+from methods.prediction.collect import draw_subnets
+from methods.prediction.fit import kendall_and_spearman
+from methods.validation.bench import FinetuningBench, Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """Rank correlations between direct accuracy and accuracy after finetuning."""
+
+    val_tau: float
+    val_rho: float
+    test_tau: float
+    test_rho: float
+    n_subnets: int
+
+
+def measure_random(
+    bench: FinetuningBench, space: SearchSpace, n: int, seed: int
+) -> list[Outcome] | None:
+    """Return the outcomes of n random quantized subnets; None when Ctrl-C stopped it."""
+    outcomes = []
+    for i, subnet in enumerate(itertools.islice(draw_subnets(space, seed, True), n), start=1):
+        outcome = bench.measure(f"random{i}", subnet)
+        if outcome is None:
+            return None
+        outcomes.append(outcome)
+    return outcomes
+
+
+def correlate(outcomes: Sequence[Outcome]) -> Correlation:
+    """Return how direct accuracy ranks two or more subnets, against finetuned accuracy."""
+    direct, val, test = np.array([(o.direct_top1, o.val_top1, o.test_top1) for o in outcomes]).T
+    val_tau, val_rho = kendall_and_spearman(direct, val)
+    test_tau, test_rho = kendall_and_spearman(direct, test)
+    return Correlation(
+        val_tau=val_tau,
+        val_rho=val_rho,
+        test_tau=test_tau,
+        test_rho=test_rho,
+        n_subnets=len(outcomes),
+    )

@@ -1,0 +1,79 @@
+"""Ensembles from pairs: what members share and what not, and the command that makes them."""
+
+import numpy as np
+import pytest
+
+from apq import cli
+from apq.errors import ApqError
+from apq.provenance import read_card, write_card
+from apq.space import PAPER_SPACE
+from methods.prediction.ensemble import fit_ensemble
+from methods.prediction.fit import fit
+from methods.prediction.pairs import write_pairs
+from methods.prediction.settings import FitSettings
+from utils.ensemble import ENSEMBLE_NAME, load_members
+from utils.latency_predictor import LatencyPredictor
+
+QUICK = FitSettings(n_epochs=3)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Sixty full-precision and a hundred quantized pairs; wide subnets are the better ones."""
+    genes = PAPER_SPACE.sample_spread(np.random.default_rng(0), 160)
+    widths = genes[:, PAPER_SPACE.columns["widths"]].mean(axis=1)
+    subnets = PAPER_SPACE.decode(genes)
+    accuracy = (70 + widths).tolist()
+    full = {s.full_precision(): a for s, a in zip(subnets[:60], accuracy[:60], strict=True)}
+    return full, dict(zip(subnets[60:], accuracy[60:], strict=True))
+
+
+@pytest.fixture(scope="module")
+def latency():
+    return LatencyPredictor("latency").predict
+
+
+def test_members_differ_and_their_mean_is_measured_on_pairs_none_has_seen(pairs, latency):
+    full, quantized = pairs
+    calls = []
+    ensemble = fit_ensemble(full, quantized, 3, QUICK, latency, on_member=lambda: calls.append(1))
+    assert len(ensemble.members) == len(calls) == 3
+    predictions = [m.predict(list(quantized)) for m in ensemble.members]
+    assert np.std(predictions, axis=0).min() > 0
+    single = fit(quantized, True, QUICK, latency)
+    assert ensemble.quality.n_held_out == single.quality.n_held_out == 20
+    order = np.random.default_rng(QUICK.seed).permutation(100)
+    held_out = [list(quantized)[i] for i in order[:20]]
+    measured = np.array([quantized[s] for s in held_out])
+    mean = 100 * np.mean([m.predict(held_out) for m in ensemble.members], axis=0)
+    rmse = np.sqrt(np.mean((mean - measured) ** 2))
+    assert ensemble.quality.rmse == pytest.approx(rmse, rel=1e-4)
+    spread = 100 * np.std([m.predict(held_out) for m in ensemble.members], axis=0).mean()
+    assert ensemble.spread == pytest.approx(spread, rel=1e-3)
+
+
+def test_the_same_seed_gives_the_same_ensemble(pairs, latency):
+    subnets = list(pairs[1])[:5]
+    first, again = (fit_ensemble(*pairs, 2, QUICK, latency).members for _ in range(2))
+    for one, other in zip(first, again, strict=True):
+        assert (one.predict(subnets) == other.predict(subnets)).all()
+
+
+def test_one_predictor_is_no_ensemble(pairs, latency):
+    with pytest.raises(ApqError, match="at least two predictors, not 1"):
+        fit_ensemble(*pairs, 1, QUICK, latency)
+
+
+def test_the_command_writes_an_ensemble_that_a_search_can_use(tmp_path, monkeypatch, capsys, pairs):
+    monkeypatch.chdir(tmp_path)
+    write_pairs("pairs.json", {**pairs[0], **pairs[1]})
+    write_card("pairs.json", dataset="toys", image_size=64)
+    flags = ["--pairs=pairs.json", "--out_dir=models", "--n_epochs=2", "--ensemble=2"]
+    assert cli.run("predictor", flags, "apq predictor") == 0
+    assert "ensemble of 2: models/acc_ensemble.pt" in capsys.readouterr().out
+    path = tmp_path / "models" / ENSEMBLE_NAME
+    assert len(load_members(path)) == 2
+    assert read_card(path)["n_members"] == 2
+    flags = ["--exp_name=found", "--constraint=9", "--risk=1", "--generations=2"]
+    assert cli.run("search", flags, "apq search") == 0
+    assert "of 2 predictors" in capsys.readouterr().out

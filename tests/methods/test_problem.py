@@ -1,0 +1,113 @@
+"""A problem's limits: by brute force on a toy space, and their messages."""
+
+import numpy as np
+import pytest
+
+from apq.domain import Domain
+from apq.errors import ApqError
+from apq.space import PAPER_SPACE
+from methods.problem import Limit, SearchProblem
+from utils.latency_predictor import LatencyPredictor
+
+
+def zero(genes: np.ndarray) -> np.ndarray:
+    """Score nothing."""
+    return np.zeros(len(genes))
+
+
+@pytest.fixture
+def two_costs(toy_space, random_cost) -> tuple:
+    """Two random costs of the toy space."""
+    rng = np.random.default_rng(5)
+    return tuple(random_cost(toy_space, rng, kind) for kind in ("latency", "energy"))
+
+
+def test_costs_are_those_of_the_predictors(latency: LatencyPredictor) -> None:
+    energy = LatencyPredictor("energy")
+    problem = SearchProblem(PAPER_SPACE, zero, (Limit(latency, 11.0), Limit(energy, 12.0)))
+    genes = PAPER_SPACE.sample(np.random.default_rng(0), 300)
+    costs = problem.costs(genes)
+    assert (costs == np.stack([latency.predict(genes), energy.predict(genes)], axis=1)).all()
+    expected = (costs[:, 0] <= 11.0) & (costs[:, 1] <= 12.0)
+    assert 0 < expected.sum() < 300
+    assert (problem.feasible(genes) == expected).all()
+
+
+def test_several_limits_are_met_or_refused_as_by_brute_force(
+    toy_space, toy_genes, two_costs
+) -> None:
+    free = SearchProblem(toy_space, zero, tuple(Limit(c, 100.0) for c in two_costs))
+    costs = free.costs(toy_genes)
+    assert free.minima == pytest.approx(costs.min(axis=0))
+    assert free.maxima == pytest.approx(costs.max(axis=0))
+    rng = np.random.default_rng(1)
+    n_met = 0
+    for _ in range(20):
+        maximum = costs.min(axis=0) * rng.uniform(1, 1.5, 2)
+        limits = tuple(Limit(c, float(m)) for c, m in zip(two_costs, maximum, strict=True))
+        problem = SearchProblem(toy_space, zero, limits)
+        if (costs <= maximum).all(axis=1).any():
+            n_met += 1
+            assert problem.feasible(problem.cheapest).all()
+            continue
+        with pytest.raises(ApqError, match="together") as error:
+            problem.check()
+        # The remedy named is enough, and not far too much.
+        kind, text = str(error.value).split("has a ")[1].split(" of about ")
+        i = ["latency", "energy"].index(kind)
+        needed = float(text.split()[0])
+        others = costs[costs[:, 1 - i] <= maximum[1 - i], i]
+        assert others.min() <= needed <= others.min() * 1.1
+    assert 4 < n_met < 16
+
+
+def test_the_cheapest_respects_the_domain(latency: LatencyPredictor) -> None:
+    columns = PAPER_SPACE.columns
+    domain = Domain.whole(PAPER_SPACE).exclude(columns["pw_w_bits"], [0, 1])
+    problem = SearchProblem(PAPER_SPACE, zero, (Limit(latency, 20.0),), domain)
+    assert domain.contains(problem.cheapest).all()
+    least = problem.costs(problem.cheapest)[0, 0]
+    assert least == problem.minima[0] > latency.minimum()[0]
+    assert (latency.predict(domain.sample(np.random.default_rng(0), 500)) > least).all()
+    tight = SearchProblem(PAPER_SPACE, zero, (Limit(latency, 2.96),), domain)
+    with pytest.raises(ApqError, match="no subnet of what is left to choose from meets the"):
+        tight.check()
+
+
+@pytest.mark.parametrize("constraint", [0, -1.0, float("nan"), float("inf"), "8", True])
+def test_a_constraint_must_be_a_positive_number(
+    latency: LatencyPredictor, constraint: object
+) -> None:
+    with pytest.raises(ApqError, match="must be a positive number of ms"):
+        Limit(latency, constraint)
+
+
+def test_a_constraint_below_the_minimum_names_it(bounded) -> None:
+    with pytest.raises(ApqError, match=r"constraint of 2.9 ms: the cheapest .* costs 2\.95915 ms"):
+        bounded(2.9, zero).check()
+    bounded(2.95915, zero).check()
+
+
+def test_the_minimum_a_message_names_is_accepted() -> None:
+    energy = LatencyPredictor("energy")
+    with pytest.raises(ApqError) as error:
+        SearchProblem(PAPER_SPACE, zero, (Limit(energy, 1.0),)).check()
+    named = float(str(error.value).split("costs ")[1].split(" mJ")[0])
+    SearchProblem(PAPER_SPACE, zero, (Limit(energy, named),)).check()
+    assert named == pytest.approx(energy.minimum()[0], abs=1e-6)
+
+
+def test_a_constraint_above_the_maximum_is_noted(bounded) -> None:
+    assert bounded(46.0, zero).notes() == []
+    assert "binds nothing: the dearest subnet costs 46.792338 ms" in bounded(47, zero).notes()[0]
+
+
+def test_unusable_problems_are_refused(latency, toy_space, random_cost, bounded) -> None:
+    with pytest.raises(ApqError, match="at least one limit"):
+        SearchProblem(PAPER_SPACE, zero, ())
+    toy = random_cost(toy_space, np.random.default_rng(0))
+    with pytest.raises(ApqError, match="not of one search space"):
+        SearchProblem(PAPER_SPACE, zero, (Limit(latency, 3.0), Limit(toy, 3.0)))
+    genes = PAPER_SPACE.sample(np.random.default_rng(0), 3)
+    with pytest.raises(ApqError, match="not finite"):
+        bounded(11.0, lambda genes: np.full(len(genes), np.nan)).score(genes)

@@ -1,0 +1,144 @@
+"""Finetuning many subnets: resumed, compared at equal cost, correlated."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from apq import ApqError
+from apq.space import PAPER_SPACE
+from apq.subnet import largest, smallest
+from elastic_nn.networks import OnceForAllNet
+from elastic_nn.networks.files import save_supernet
+from imagenet_codebase.run_manager.recipes import FinetuneSettings
+from methods.validation.bench import FinetuningBench, Outcome
+from methods.validation.compare import Contest, ContestResult, compare, random_subnets
+from methods.validation.correlate import correlate, measure_random
+from utils.latency_predictor import LatencyPredictor
+
+SETTINGS = FinetuneSettings(n_epochs=1, batch_size=8, lr=0.05)
+
+
+@pytest.fixture
+def supernet(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "supernet.pth.tar"
+    save_supernet(OnceForAllNet(n_classes=4), path)
+    return path
+
+
+@pytest.fixture
+def bench(supernet, toy_data, tmp_path):
+    def make(settings=SETTINGS):
+        return FinetuningBench(supernet, toy_data, settings, tmp_path / "run", torch.device("cpu"))
+
+    return make
+
+
+def test_what_was_measured_is_not_measured_again(bench, tmp_path):
+    subnet = smallest(PAPER_SPACE).with_bits(8)
+    first = bench().measure("a", subnet)
+    for share, n in ((first.direct_top1, 12), (first.val_top1, 12), (first.test_top1, 12)):
+        assert share * n == pytest.approx(round(share * n))
+    assert not (tmp_path / "run" / "a").exists()  # its weights
+    kept = tmp_path / "run" / "a.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "test_top1": 0.125}))
+    assert bench().measure("a", subnet).test_top1 == 0.125
+
+
+def test_results_of_other_recipes_or_subnets_are_never_mixed(bench):
+    bench().measure("a", smallest(PAPER_SPACE).with_bits(8))
+    with pytest.raises(ApqError, match=r"a.json is of another subnet"):
+        bench().measure("a", largest(PAPER_SPACE).with_bits(8))
+    with pytest.raises(ApqError, match=r"another supernet, data set or recipe"):
+        bench(FinetuneSettings(n_epochs=2, batch_size=8))
+
+
+def test_ctrl_c_ends_it_and_the_same_call_goes_on(bench, monkeypatch):
+    undisturbed = measure_random(bench(), PAPER_SPACE, 2, seed=0)
+    for path in bench().folder.glob("random*.json"):
+        path.unlink()
+    from imagenet_codebase.run_manager import trainer
+
+    real, steps = trainer.Trainer.run_step, []
+
+    def step(self, *args):
+        steps.append(1)
+        if len(steps) == 5:  # the second subnet's second step
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, *args)
+
+    monkeypatch.setattr(trainer.Trainer, "run_step", step)
+    assert measure_random(bench(), PAPER_SPACE, 2, seed=0) is None
+    assert measure_random(bench(), PAPER_SPACE, 2, seed=0) == undisturbed
+    assert len(steps) == 6
+
+
+@pytest.mark.parametrize("share", [0.15, 0.5, 0.9])
+def test_random_rivals_cost_the_same(share):
+    latency = LatencyPredictor("latency", image_size=64)
+    low, high = latency.minimum()[0], latency.maximum()[0]
+    maximum = low + share * (high - low)
+    subnets = random_subnets(PAPER_SPACE, latency, maximum, 8, seed=0)
+    assert len(set(subnets)) == 8
+    assert all(subnet.quantized for subnet in subnets)
+    costs = latency.predict(subnets)
+    assert (costs <= maximum).all()
+    assert (costs > 0.98 * maximum).all()
+    assert subnets == random_subnets(PAPER_SPACE, latency, maximum, 8, seed=0)
+
+
+def test_a_cost_that_random_subnets_never_have_is_refused():
+    latency = LatencyPredictor("latency", image_size=64)
+    with pytest.raises(ApqError, match="hardly ever cost about 1e-05 ms"):
+        random_subnets(PAPER_SPACE, latency, 1e-5, 1, seed=0)
+
+
+def test_a_contest_is_won_only_against_all():
+    def outcome(top1):
+        return Outcome(direct_top1=0.5, val_top1=0.5, test_top1=top1)
+
+    def result(*rivals):
+        return ContestResult(
+            contest=None, searched=outcome(0.8), rivals=tuple(map(outcome, rivals))
+        )
+
+    assert result(0.7, 0.79).won
+    assert not result(0.7, 0.81).won
+    assert not result(0.7, 0.8).won
+
+
+def test_contests_measure_the_searched_and_the_random_subnets():
+    class Bench:
+        def __init__(self):
+            self.asked = {}
+
+        def measure(self, name, subnet):
+            self.asked[name] = subnet
+            return Outcome(direct_top1=0, val_top1=0, test_top1=len(self.asked) / 10)
+
+    latency = LatencyPredictor("latency", image_size=64)
+    subnet = smallest(PAPER_SPACE).with_bits(4)
+    contest = Contest(name="x", subnet=subnet, cost=latency, maximum=2.0)
+    bench = Bench()
+    (result,) = compare(bench, [contest], n_random=3, seed=1)
+    assert list(bench.asked) == ["x-searched", "x-random1", "x-random2", "x-random3"]
+    assert bench.asked["x-searched"] == subnet
+    assert (latency.predict(list(bench.asked.values())[1:]) <= 2.0).all()
+    assert result.searched.test_top1 == 0.1
+    assert [rival.test_top1 for rival in result.rivals] == [0.2, 0.3, 0.4]
+
+
+def test_correlation_by_hand():
+    outcomes = [
+        Outcome(direct_top1=d, val_top1=v, test_top1=t)
+        for d, v, t in zip(*np.array([[1, 2, 3, 4], [1, 2, 3, 4], [2, 1, 3, 4]]) / 10, strict=True)
+    ]
+    found = correlate(outcomes)
+    assert found.val_tau == pytest.approx(1)
+    assert found.test_tau == pytest.approx(4 / 6)
+    assert found.test_rho == pytest.approx(0.8)
+    assert found.n_subnets == 4
