@@ -1,7 +1,9 @@
 """The product as a user runs it: the three scripts, on real images, with the shipped models."""
 
 import csv
+import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -114,3 +116,31 @@ def test_shipped_models_hold_no_traces_of_a_machine():
     content = checkpoint.load(MODELS / "supernet.pth.tar")
     assert set(content) == {"state_dict"}
     assert json.loads((MODELS / "supernet.pth.tar.card.json").read_text())["dataset"] == "digits"
+
+
+def test_a_front_of_bits_for_the_found_architecture(workplace):
+    folder, _ = workplace
+    argv = [sys.executable, "-m", "apq", "pareto", "--exp_name=front", "--budgets=9,12.8,20"]
+    argv += ["--freeze=architecture", "--freeze_from=exps/test", "--exclude_bits=8"]
+    argv += ["--max_energy_mj=15", "--generations=50"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        argv, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with open(folder / "exps" / "front" / "front.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["experiment"]]
+    assert rows
+    accuracies = [float(row["predicted_accuracy"]) for row in rows]
+    assert all(b >= a - 1e-6 for a, b in itertools.pairwise(accuracies))
+    found = Experiment.open(folder / "exps" / "test").subnet()
+    for row in rows:
+        experiment = Experiment.open(folder / "exps" / row["experiment"])
+        subnet = experiment.subnet()
+        assert subnet.depths == found.depths
+        for block in subnet.active_blocks:
+            assert subnet.kernels[block.index] == found.kernels[block.index]
+            assert subnet.dw_w_bits[block.index] in (4, 6)
+        assert LatencyPredictor().predict([subnet])[0] <= float(row["max_latency_ms"])
+        assert LatencyPredictor("energy").predict([subnet])[0] <= 15
+    assert (folder / "exps" / "front" / "front.png").stat().st_size > 5000

@@ -11,12 +11,15 @@ from apq.errors import ApqError, closest
 # Command -> (module, what it does).
 COMMANDS = {
     "search": ("search", "find a subnet under a latency or energy budget"),
+    "pareto": ("pareto", "find the best subnets under a whole range of budgets"),
     "quant-aware": ("quant_aware", "finetune an experiment's subnet, quantization-aware"),
     "test": ("test", "measure an experiment: cost, size, accuracy"),
     "lut": ("lut", "build, show and compare tables of layer costs"),
     "supernet": ("supernet", "train a quantization-aware once-for-all supernet"),
     "collect": ("collect", "measure subnets: the pairs a predictor learns from"),
     "predictor": ("predictor", "train the accuracy predictors on pairs"),
+    "compare": ("compare", "finetune what was found and random subnets of the same cost"),
+    "correlate": ("correlate", "tell whether direct measurement ranks like finetuning"),
 }
 
 

@@ -9,6 +9,7 @@ from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
 from apq.paths import find_model
+from apq.provenance import read_card
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -23,6 +24,18 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument("--n_full", type=cli.whole_number(0), default=400, help="full precision")
     parser.add_argument("--n_quantized", type=cli.whole_number(0), default=800, help="quantized")
     parser.add_argument("--n_bn_images", type=cli.whole_number(1), default=512)
+    parser.add_argument(
+        "--n_val_images",
+        type=cli.whole_number(0),
+        default=0,
+        help="measure on so many random validation images, the same for all; 0: on all of them",
+    )
+    parser.add_argument(
+        "--n_noise",
+        type=cli.whole_number(0),
+        default=40,
+        help="subnets measured once more at the end, to tell the noise",
+    )
     add_data(parser, default="digits")
     cli.add_common(parser)
     return parser
@@ -47,10 +60,17 @@ def run(args: argparse.Namespace) -> int:
         {"supernet": supernet.name, "supernet_sha256": files.sha256(supernet)},
         seed=args.seed,
         n_bn_images=args.n_bn_images,
+        n_val_images=args.n_val_images,
         n_workers=args.n_workers,
+        n_noise=args.n_noise,
     )
     if not finished:
         print(f"stopped; the same command goes on from {args.out}")
         return 130
+    card = read_card(args.out)
+    if "noise_points" in card:
+        print(
+            f"one measurement strays by {card['noise_points']:.2f} points (other batch statistics)"
+        )
     print(f"pairs: {args.out}")
     return 0

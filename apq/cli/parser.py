@@ -27,8 +27,8 @@ class Parser(argparse.ArgumentParser):
         raise ApqError(message.removeprefix("argument "))
 
     def flags(self) -> dict[str, argparse.Action]:
-        """Return the options by name, without dashes."""
-        return {a.option_strings[-1].lstrip("-"): a for a in self._actions if a.option_strings}
+        """Return the options by name, without dashes; a switch by what turns it on."""
+        return {_name(a): a for a in self._actions if a.option_strings}
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse flags, with defaults from the YAML file of `--config`.
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         config = _config_path(argv)
         if config:
             self._take_defaults(config)
-        known = [f"--{name}" for name in self.flags()]
+        known = [word for a in self._actions for word in a.option_strings]
         # Before what is required is missed: a mistyped flag is the likely cause of that.
         typed = [word.split("=")[0] for word in argv if word.startswith("--")]
         unknown = [word for word in typed if word not in (*known, "--")]
@@ -69,6 +69,11 @@ class Parser(argparse.ArgumentParser):
             return self._get_value(action, str(value))
         except argparse.ArgumentError as error:
             raise ApqError(str(error).removeprefix("argument ")) from None
+
+
+def _name(action: argparse.Action) -> str:
+    positive = [w for w in action.option_strings if not w.startswith("--no-")]
+    return positive[-1].lstrip("-")
 
 
 def _config_path(argv: Sequence[str]) -> str | None:
@@ -112,11 +117,19 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 def positive_number(text: str) -> float:
     """Parse a finite number above zero."""
+    value = number_from_zero(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+    return value
+
+
+def number_from_zero(text: str) -> float:
+    """Parse a finite number of zero or more."""
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
-    if not (math.isfinite(value) and value > 0):
+    if not (math.isfinite(value) and value >= 0):
         raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
     return value
 
@@ -143,6 +156,16 @@ def add_common(parser: Parser) -> None:
     group.add_argument("--seed", type=whole_number(0), default=0, help="default %(default)s")
     group.add_argument(
         "--device", default="auto", help="auto (CUDA where it is there), cpu, cuda, cuda:1 ..."
+    )
+
+
+def add_nproc(parser: Parser) -> None:
+    """Add the flag of the commands that run in several processes."""
+    parser.add_argument(
+        "--nproc",
+        type=whole_number(1),
+        metavar="N",
+        help="processes on this machine; default: one for each visible GPU",
     )
 
 

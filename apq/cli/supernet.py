@@ -23,6 +23,13 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument("--out", type=Path, default=Path("models/supernet.pth.tar"))
     group = parser.add_argument_group("recipe")
     group.add_argument(
+        "--init",
+        default="",
+        metavar="SOURCE",
+        help="weights to start from: efficientnet-lite0 (ImageNet's, of the extra 'pretrained') "
+        "or a supernet file; default random ones",
+    )
+    group.add_argument(
         "--largest_epochs", type=cli.whole_number(0), default=SupernetSettings.largest_epochs
     )
     group.add_argument(
@@ -42,6 +49,13 @@ def make_parser(prog: str) -> cli.Parser:
         type=cli.whole_number(0),
         default=SupernetSettings.n_random,
         help="subnets a step",
+    )
+    group.add_argument(
+        "--small_image_size",
+        type=cli.whole_number(0),
+        default=SupernetSettings.small_image_size,
+        metavar="PX",
+        help="shrink the images for the first part of the second phase, to save time; 0: never",
     )
     parser.add_argument("--restart", action="store_true", help="drop an earlier run and begin anew")
     add_data(parser, default="digits")
@@ -64,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         lr=args.lr,
         quantized_lr=args.quantized_lr,
         n_random=args.n_random,
+        small_image_size=args.small_image_size,
+        init=args.init,
         training=TrainingSettings(
             batch_size=args.batch_size,
             warmup_epochs=args.warmup_epochs,

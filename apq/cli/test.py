@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
+from apq.cli.found_text import amount, budget
 from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.experiment import Experiment
@@ -36,7 +37,10 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument(
         "--layers", action="store_true", help="print every layer's cost and its components"
     )
-    parser.add_argument("--batch_size", type=cli.whole_number(1), default=256)
+    parser.add_argument(
+        "--batch_size", type=cli.whole_number(1), default=256, help="images at a time, each process"
+    )
+    cli.add_nproc(parser)
     add_data(parser, default=None, size_flag="--data_image_size")
     cli.add_common(parser)
     return parser
@@ -44,12 +48,25 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Print cost and size, and the accuracy where a checkpoint and the data exist."""
+    from imagenet_codebase.run_manager import distributed
     from imagenet_codebase.run_manager.evaluate import pick_device
+    from imagenet_codebase.run_manager.launch import relaunch
+
+    experiment = Experiment.open(args.exp_dir)
+    experiment.subnet()  # a broken file is told before more processes start
+    if experiment.best_checkpoint.exists():
+        status = relaunch(args.nproc, args.device)
+        if status is not None:
+            return status
+    with distributed.group(pick_device(args.device)) as device:
+        _measure(experiment, args, device)
+    return 0
+
+
+def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.device) -> None:
     from imagenet_codebase.run_manager.finetune import load_trained
     from lut import table as lut_table
 
-    device = pick_device(args.device)
-    experiment = Experiment.open(args.exp_dir)
     subnet, report = experiment.subnet(), experiment.report()
     if args.lut:
         table = lut_table.load(args.lut)
@@ -69,17 +86,17 @@ def run(args: argparse.Namespace) -> int:
             f"no accuracy: there is no {experiment.best_checkpoint}; make it with "
             f"'python quant_aware.py --exp_name={experiment.dir.name}'"
         )
-    return 0
 
 
 def _print_search(report: dict[str, Any], table: Table) -> None:
     """Say what the search was asked for, and when its costs were of another table."""
     if not {"type", "unit", "cost", "constraint", "accounting"} <= set(report):
         return  # an authors' folder
-    print(
-        f"searched under {report['constraint']} {report['unit']}: {report['type']} "
-        f"{report['cost']:.3f} {report['unit']} ({report['accounting']} accounting)"
-    )
+    first = {"type": report["type"], "unit": report["unit"], "maximum": report["constraint"]}
+    limits = report.get("use_of_limits", [{**first, "cost": report["cost"]}])
+    maxima = ", ".join(budget(row["maximum"], row["unit"]) for row in limits)
+    costs = ", ".join(f"{row['type']} {amount(row['cost'], row['unit'])}" for row in limits)
+    print(f"searched under {maxima}: {costs} ({report['accounting']} accounting)")
     if report.get("table_sha256") != table.sha256():
         print(
             "note: the search used another table of costs; name it with --lut, or its --image_size"
@@ -135,7 +152,7 @@ def _print_accuracy(
     args: argparse.Namespace,
     device: torch.device,
 ) -> None:
-    from imagenet_codebase.run_manager.evaluate import evaluate
+    from imagenet_codebase.run_manager.evaluate import evaluate_split
 
     dataset = trained.facts.get("dataset", "imagenet")
     try:
@@ -156,8 +173,9 @@ def _print_accuracy(
             f"{experiment.best_checkpoint} knows other classes than {data.name}: name the right "
             f"data with --dataset"
         )
-    loader = data.loader("test", args.batch_size, n_workers=args.n_workers)
-    accuracy = evaluate(trained.net.to(device), loader, "test images")
+    accuracy = evaluate_split(
+        trained.net.to(device), data, "test", args.batch_size, args.n_workers, "test images"
+    )
     print(
         f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} on the {accuracy.n_images} "
         f"test images of {data.name} at {data.image_size} px"

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,53 +13,42 @@ import pytest
 import torch
 
 from apq import Experiment, cli
+from apq.cli.recipe import recipe
 from apq.cli.tables import format_table
 from apq.provenance import write_card
 from apq.space import PAPER_SPACE
 from apq.subnet import smallest
+from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+SEARCH = """--exp_name --type --overwrite --max_latency_ms --max_energy_mj --max_bitops
+    --max_size_bytes --mode --seconds --patience --population --generations --mutation_prob
+    --evaluations --acc_predictor_dir --risk --freeze --freeze_from --exclude_bits --exclude_kernels
+    --max_width_ratio --image_size --lut --accounting --n_classes"""
+RECIPE = """--supernet --recipe --n_epochs --epoch_images --batch_size --lr --momentum
+    --weight_decay --label_smoothing --warmup_epochs --grad_clip --quantizer --distill --ema
+    --save_every --save_every_s --reset_bn --bf16 --sync_bn --scale_lr"""
+DATA = "--dataset --data_dir --image_size --n_workers --download"
 SURFACE = {
-    "search": """--exp_name --constraint --type --mode --acc_predictor_dir --overwrite --image_size
-        --lut --accounting --population --generations --mutation_prob""",
-    "quant-aware": """--exp_name --supernet --restart --n_epochs --batch_size --lr --momentum
-        --grad_clip --weight_decay --label_smoothing --warmup_epochs --save_every_s --dataset
-        --data_dir --image_size --n_workers --download""",
-    "test": """--exp_dir --image_size --lut --layers --batch_size --dataset --data_dir
+    "search": f"--constraint {SEARCH}",
+    "pareto": f"--from --to --points --budgets {SEARCH}",
+    "quant-aware": f"--exp_name --restart --nproc {RECIPE} {DATA}",
+    "test": """--nproc --exp_dir --image_size --lut --layers --batch_size --dataset --data_dir
         --data_image_size --n_workers --download""",
     "lut": "--image_size --out --filter --limit",
-    "supernet": """--out --largest_epochs --elastic_epochs --quantized_epochs --lr --quantized_lr
-        --batch_size --warmup_epochs --n_random --restart --dataset --data_dir --image_size
-        --n_workers --download""",
-    "collect": """--supernet --out --n_full --n_quantized --n_bn_images --dataset --data_dir
-        --image_size --n_workers --download""",
-    "predictor": "--pairs --out_dir --n_epochs --lr --weight_decay --transfer_lr --held_out",
+    "supernet": f"""--out --init --largest_epochs --elastic_epochs --quantized_epochs --lr
+        --quantized_lr --batch_size --warmup_epochs --n_random --small_image_size --restart
+        {DATA}""",
+    "collect": f"""--supernet --out --n_full --n_quantized --n_bn_images --n_val_images --n_noise
+        {DATA}""",
+    "predictor": """--pairs --out_dir --n_epochs --lr --weight_decay --transfer_lr --held_out
+        --ensemble --study""",
+    "compare": f"--exp_names --n_random --out {RECIPE} {DATA}",
+    "correlate": f"--n_subnets --out {RECIPE} {DATA}",
 }
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A working folder whose `models/` holds a predictor with random weights."""
-    torch.manual_seed(0)
-    path = tmp_path / "models" / "acc_quant.pt"
-    AccuracyPredictor().save(path)
-    write_card(path, dataset="digits", image_size=64)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def call(capsys):
-    """Run a command; return exit status, standard output and standard error."""
-
-    def run(command, *flags):
-        status = cli.run(command, flags, f"apq {command}")
-        return (status, *capsys.readouterr())
-
-    return run
 
 
 def search_flags(name="found", constraint="12.80", **others):
@@ -135,6 +125,19 @@ def test_mistakes_are_told_in_one_line(home, call, flags, message):
     assert not (home / "exps").exists()
 
 
+def test_a_switch_can_be_turned_off_and_set_in_a_file(tmp_path):
+    parser = __import__("apq.cli.quant_aware", fromlist=["make_parser"]).make_parser("apq")
+    assert parser.parse(["--exp_name=x"]).reset_bn is None
+    assert parser.parse(["--exp_name=x", "--reset_bn"]).reset_bn is True
+    assert parser.parse(["--exp_name=x", "--no-reset_bn"]).reset_bn is False
+    (tmp_path / "c.yaml").write_text("reset_bn: true\n")
+    config = f"--config={tmp_path / 'c.yaml'}"
+    assert parser.parse(["--exp_name=x", config]).reset_bn is True
+    assert recipe(parser.parse(["--exp_name=x", "--recipe=best", "--no-reset_bn"])) == replace(
+        FinetuneSettings(**RECIPES["best"]), reset_bn=False
+    )
+
+
 def test_a_mistyped_required_flag_is_named(home, call):
     status, _, err = call("search", "--exp_name=x", "--constrain=12")
     assert status == 2
@@ -144,7 +147,7 @@ def test_a_mistyped_required_flag_is_named(home, call):
 def test_a_missing_flag_is_named(home, call):
     status, _, err = call("search", "--exp_name=x")
     assert status == 2
-    assert "the following arguments are required: --constraint" in err
+    assert "no budget: give --constraint (with --type), or any of --max_latency_ms" in err
 
 
 def test_an_unknown_command_names_the_closest(capsys):
@@ -240,12 +243,12 @@ def test_the_authors_table_gives_the_same_search(home, call, reference):
 def test_ctrl_c_keeps_the_best_so_far(home):
     old = Experiment.create("found", smallest().with_bits(8), 3.0, {"old": True})
     code = (
-        "import os, signal, sys\nimport methods.evolution.evolve as evolve\n"
-        "record = evolve._Population.record\n"
-        "def interrupt(self, generation, n):\n"
-        "    if generation == 5:\n        os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return record(self, generation, n)\n"
-        "evolve._Population.record = interrupt\n"
+        "import os, signal, sys\nimport methods.run\n"
+        "record = methods.run.SearchRecord\n"
+        "def interrupt(**fields):\n"
+        "    if fields['step'] == 5:\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return record(**fields)\n"
+        "methods.run.SearchRecord = interrupt\n"
         "from apq.cli import run\nsys.exit(run('search', sys.argv[1:], 'search.py'))"
     )
     argv = [sys.executable, "-c", code, *search_flags(generations=100000), "--overwrite"]

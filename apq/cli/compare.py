@@ -1,0 +1,114 @@
+"""`apq compare`: what a search found against random subnets of the same cost, all finetuned."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apq import files
+from apq.cli import parser as cli
+from apq.cli.data import add_data, open_data
+from apq.cli.recipe import add_recipe, find_supernet, recipe
+from apq.cli.tables import format_table
+from apq.errors import ApqError
+from apq.experiment import Experiment
+from apq.provenance import write_card
+
+if TYPE_CHECKING:
+    from methods.validation.compare import Contest, ContestResult
+
+HEADERS = ("experiment", "budget", "searched", "random, mean ± std", "best random", "won")
+
+
+def make_parser(prog: str) -> cli.Parser:
+    """Return the command's parser."""
+    parser = cli.Parser(
+        prog=prog,
+        description="Finetune the subnets of experiments, and for each random ones of the same\n"
+        "cost, under one recipe; compare them on the test images. Goes on where it was stopped.",
+    )
+    parser.add_argument(
+        "--exp_names", required=True, metavar="A,B,...", help="experiments under exps/"
+    )
+    parser.add_argument("--n_random", type=cli.whole_number(1), default=8, help="for each of them")
+    parser.add_argument("--out", type=Path, default=Path("models/comparison.json"))
+    add_recipe(parser, {"n_epochs": 1})
+    add_data(parser, default="cifar10")
+    cli.add_common(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Finetune all, print the table and write every figure."""
+    from imagenet_codebase.run_manager.evaluate import pick_device
+    from methods.validation.bench import FinetuningBench
+    from methods.validation.compare import compare
+
+    contests = [_contest(name.strip()) for name in args.exp_names.split(",")]
+    device, settings, data = pick_device(args.device), recipe(args), open_data(args)
+    supernet = find_supernet(args.supernet, data.name)
+    folder = args.out.with_name(args.out.name + ".run")
+    bench = FinetuningBench(supernet, data, settings, folder, device)
+    results = []
+    for result in compare(bench, contests, args.n_random, args.seed):
+        if result is None:
+            print(f"stopped; the same command goes on from {folder}")
+            return 130
+        results.append(result)
+    print(format_table(HEADERS, map(_row, results)))
+    files.write_json(args.out, [_plain(result) for result in results])
+    write_card(
+        args.out,
+        dataset=data.name,
+        image_size=data.image_size,
+        n_test_images=data.n_images("test"),
+        seed=args.seed,
+        settings=asdict(settings),
+        supernet_sha256=files.sha256(supernet),
+    )
+    print(args.out)
+    return 0
+
+
+def _contest(name: str) -> Contest:
+    from methods.validation.compare import Contest
+    from utils.latency_predictor import LatencyPredictor
+
+    experiment = Experiment.open(Experiment.path_for(name))
+    report = experiment.report()
+    missing = {"type", "constraint", "image_size", "accounting"} - set(report)
+    if missing:
+        raise ApqError(
+            f"{experiment.dir} does not tell what it was searched under ({min(missing)} is "
+            f"missing): make it with search.py"
+        )
+    cost = LatencyPredictor(report["type"], report["image_size"], accounting=report["accounting"])
+    return Contest(name=name, subnet=experiment.subnet(), cost=cost, maximum=report["constraint"])
+
+
+def _row(result: ContestResult) -> tuple[str, ...]:
+    import numpy as np
+
+    rivals = 100 * np.array([rival.test_top1 for rival in result.rivals])
+    contest = result.contest
+    return (
+        contest.name,
+        f"{contest.maximum:g} {contest.cost.unit}",
+        f"{result.searched.test_top1:.2%}",
+        f"{rivals.mean():.2f} ± {rivals.std():.2f} %",
+        f"{rivals.max():.2f} %",
+        "yes" if result.won else "no",
+    )
+
+
+def _plain(result: ContestResult) -> dict:
+    return {
+        "experiment": result.contest.name,
+        "type": result.contest.cost.type,
+        "constraint": result.contest.maximum,
+        "unit": result.contest.cost.unit,
+        "searched": asdict(result.searched),
+        "random": [asdict(rival) for rival in result.rivals],
+    }

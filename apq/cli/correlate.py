@@ -1,0 +1,61 @@
+"""`apq correlate`: does accuracy measured directly rank subnets as finetuning does?"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from apq import files
+from apq.cli import parser as cli
+from apq.cli.data import add_data, open_data
+from apq.cli.recipe import add_recipe, find_supernet, recipe
+from apq.provenance import write_card
+from apq.space import PAPER_SPACE
+
+
+def make_parser(prog: str) -> cli.Parser:
+    """Return the command's parser."""
+    parser = cli.Parser(
+        prog=prog,
+        description="Finetune random quantized subnets under one recipe, and correlate their\n"
+        "ranks with those of their accuracy before. Goes on where it was stopped.",
+    )
+    parser.add_argument("--n_subnets", type=cli.whole_number(2), default=24)
+    parser.add_argument("--out", type=Path, default=Path("models/correlation.json"))
+    add_recipe(parser, {"n_epochs": 1})
+    add_data(parser, default="cifar10")
+    cli.add_common(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Finetune, print the correlations and write them with every subnet's figures."""
+    from imagenet_codebase.run_manager.evaluate import pick_device
+    from methods.validation.bench import FinetuningBench
+    from methods.validation.correlate import correlate, measure_random
+
+    device, settings, data = pick_device(args.device), recipe(args), open_data(args)
+    supernet = find_supernet(args.supernet, data.name)
+    folder = args.out.with_name(args.out.name + ".run")
+    bench = FinetuningBench(supernet, data, settings, folder, device)
+    outcomes = measure_random(bench, PAPER_SPACE, args.n_subnets, args.seed)
+    if outcomes is None:
+        print(f"stopped; the same command goes on from {folder}")
+        return 130
+    figures = correlate(outcomes)
+    files.write_json(args.out, {**asdict(figures), "subnets": [asdict(o) for o in outcomes]})
+    write_card(
+        args.out,
+        dataset=data.name,
+        image_size=data.image_size,
+        seed=args.seed,
+        settings=asdict(settings),
+        supernet_sha256=files.sha256(supernet),
+    )
+    print(
+        f"direct against finetuned accuracy of {figures.n_subnets} subnets: Kendall tau "
+        f"{figures.val_tau:.3f}, Spearman rho {figures.val_rho:.3f} (validation); "
+        f"{figures.test_tau:.3f}, {figures.test_rho:.3f} (test)\n{args.out}"
+    )
+    return 0

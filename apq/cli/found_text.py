@@ -1,0 +1,121 @@
+"""What a search found, as text: a row a block, totals, and where the accuracy comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from apq.cli.tables import format_table
+from methods.diagnostics import accuracy_rows, heaviest
+
+if TYPE_CHECKING:
+    from apq.cli.searching import Job
+    from apq.subnet import Subnet
+    from methods.find import Found
+    from utils.latency_predictor import CostRow
+
+HEADERS = ("block", "kernel", "width", "pw bits", "dw bits", "ms", "mJ")
+
+
+def format_found(found: Found, job: Job) -> str:
+    """Return the winner as text: a row a block, totals, and where the accuracy comes from."""
+    cost, result = job.costs["latency"], found.result
+    layers = cost.breakdown(found.subnet)
+    used = ", ".join(
+        f"{limit.predictor.type} {amount(value, limit.predictor.unit)} of "
+        f"{budget(limit.maximum, limit.predictor.unit)}"
+        for limit, value in zip(found.problem.limits, found.costs, strict=True)
+    )
+    lines = [
+        format_table(HEADERS, list(_rows(found.subnet, layers))),
+        "",
+        f"{used} at {cost.image_size} px ({cost.accounting} accounting); "
+        f"{result.n_evaluated:,} subnets in {result.seconds:.1f} s",
+        _what_is_heavy(found, layers),
+    ]
+    if result.interrupted:
+        lines.append("stopped early: this is the best so far; the same command goes on from here")
+    return "\n".join([*lines, *_accuracy_lines(found, job)])
+
+
+def amount(value: float, unit: str) -> str:
+    """Return a cost with its unit; bytes and bit operations are whole numbers."""
+    return f"{value:.3f} {unit}" if unit in ("ms", "mJ") else f"{value:,.0f} {unit}"
+
+
+def budget(value: float, unit: str) -> str:
+    """Return the limit of a cost with its unit, as short as it was given."""
+    return f"{value:g} {unit}" if unit in ("ms", "mJ") else f"{value:,.0f} {unit}"
+
+
+def _what_is_heavy(found: Found, layers: Sequence[CostRow]) -> str:
+    spare = ", ".join(
+        f"{1 - value / limit.maximum:.1%} of the {limit.predictor.type}"
+        for limit, value in zip(found.problem.limits, found.costs, strict=True)
+    )
+    heavy = []
+    for figure, what in (("latency_ms", "time"), ("energy_mj", "energy")):
+        (top,) = heaviest(layers, figure, n=1)
+        place = _name(found.subnet, top["block"] - 1) if top["block"] else "fixed"
+        heavy.append(f"most {what} in {place}, {top['layer']} ({top['share']:.0%})")
+    return f"to spare: {spare}; {'; '.join(heavy)}"
+
+
+def _accuracy_lines(found: Found, job: Job) -> list[str]:
+    """Return what is predicted of the winner, and what the prediction comes from."""
+    origin, *notes = accuracy_origin(job)
+    row, *_ = accuracy_rows(job.accuracy, found.result.candidates)
+    # The network's output is not bound to 100 %, where a search likes to go.
+    lines = [f"predicted accuracy {min(row['predicted_accuracy'], 1.0):.2%}, {origin}"]
+    if "spread" in row:
+        lines.append(
+            f"ranked by a lower bound: mean {row['predicted_accuracy']:.2%} - "
+            f"{job.accuracy.risk:g} x spread {row['spread']:.2%} of {len(job.accuracy.predictors)} "
+            f"predictors = {row['lower_bound']:.2%}"
+        )
+    return [*lines, *notes]
+
+
+def accuracy_origin(job: Job) -> list[str]:
+    """Return on what data the accuracy was learned, and a note where the costs differ in size."""
+    card, image_size = job.accuracy.card, job.costs["latency"].image_size
+    dataset, trained_at = card.get("dataset"), card.get("image_size")
+    origin = f"learned on {dataset} at {trained_at} px" if dataset else "of unknown origin"
+    quality = card.get("figures", {}).get("quantized, by transfer", {}).get("rmse")
+    error = f", off by {quality:.1f} points on subnets held out" if quality else ""
+    if not dataset or trained_at == image_size:
+        return [origin + error]
+    return [
+        origin + error,
+        f"note: the accuracy was learned at {trained_at} px and the cost is at {image_size} px; "
+        f"--image_size={trained_at} searches both at one size",
+    ]
+
+
+def _rows(subnet: Subnet, layers: Sequence[CostRow]) -> Iterator[tuple]:
+    """Yield the table's rows: the fixed layers, each block, the total."""
+    blocks: dict[int | str, list[CostRow]] = {}
+    for row in layers:
+        blocks.setdefault(row.block or row.name, []).append(row)
+    totals = [0.0, 0.0]
+    for key, rows in blocks.items():
+        figures = [sum(r.latency_ms for r in rows), sum(r.energy_mj for r in rows)]
+        totals = [t + f for t, f in zip(totals, figures, strict=True)]
+        shown = [f"{f:.3f}" for f in figures]
+        if isinstance(key, str):
+            bits = f"W{rows[0].w_bits}A{rows[0].a_bits}"
+            is_depthwise = "depthwise" in key
+            kernel = f"{rows[0].kernel}x{rows[0].kernel}"
+            yield (key, kernel, None, *((None, bits) if is_depthwise else (bits, None)), *shown)
+        else:
+            i = key - 1
+            kernel = f"{subnet.kernels[i]}x{subnet.kernels[i]}"
+            pw = f"W{subnet.pw_w_bits[i]}A{subnet.pw_a_bits[i]}"
+            dw = f"W{subnet.dw_w_bits[i]}A{subnet.dw_a_bits[i]}"
+            yield (f"{_name(subnet, i)}", kernel, subnet.widths[i], pw, dw, *shown)
+    yield ("total", None, None, None, None, *(f"{t:.3f}" for t in totals))
+
+
+def _name(subnet: Subnet, index: int) -> str:
+    block = subnet.space.blocks[index]
+    return f"stage {block.stage + 1}, block {block.position + 1}"

@@ -1,0 +1,216 @@
+"""`apq pareto`: the best subnet under each of many budgets, in one run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from apq.cli import front, search_flags, searching
+from apq.cli import parser as cli
+from apq.cli.front import Point
+from apq.errors import ApqError
+from apq.experiment import Experiment
+from apq.space import PAPER_SPACE
+from methods import pareto
+from methods.find import as_found
+from methods.problem import Limit, SearchProblem
+
+if TYPE_CHECKING:
+    from apq.domain import Domain
+    from utils.latency_predictor import LatencyPredictor
+
+DEFAULT_POINTS = (8, 4)  # along one cost; along each of several
+_NO_GENES = np.empty((0, PAPER_SPACE.n_genes), dtype=np.int64)
+
+
+def make_parser(prog: str) -> cli.Parser:
+    """Return the command's parser."""
+    parser = cli.Parser(
+        prog=prog,
+        description="Find the best subnet under each of many budgets: a folder exps/NAME-BUDGET "
+        "for each, exps/NAME/front.csv and front.png for all. The same command goes on where "
+        "Ctrl-C stopped it, and keeps points that are there.",
+    )
+    parser.add_argument("--exp_name", required=True, metavar="NAME", help="start of the names")
+    parser.add_argument(
+        "--type",
+        type=search_flags.numbers(cli.one_of(*search_flags.COST_TYPES)),
+        default=("latency",),
+        metavar="TYPE,...",
+        help=f"what is swept: {', '.join(search_flags.COST_TYPES)}; several give a grid; "
+        "default latency",
+    )
+    listed = search_flags.numbers(cli.positive_number)
+    parser.add_argument(
+        "--from", dest="low", type=listed, metavar="MIN", help="default: the cheapest subnet's"
+    )
+    parser.add_argument(
+        "--to", dest="high", type=listed, metavar="MAX", help="default: the dearest subnet's"
+    )
+    parser.add_argument(
+        "--points",
+        type=search_flags.numbers(cli.whole_number(1)),
+        metavar="N",
+        help="budgets in even steps; default {} along one cost, {} along each of several".format(
+            *DEFAULT_POINTS
+        ),
+    )
+    parser.add_argument(
+        "--budgets",
+        type=lambda text: tuple(listed(part) for part in text.split("/")),
+        metavar="5,7,9",
+        help="these budgets instead; of several types with / between",
+    )
+    search_flags.add_all(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Search under one budget after another; write the front even when stopped."""
+    points = _points(args)
+    possible = [point for point in points if _is_possible(point)]
+    if not possible:
+        points[-1].job.problem.check()
+    for point in possible:
+        _open(point, args.overwrite)
+    interrupted = False
+    try:
+        interrupted = _sweep(possible, args.overwrite)
+    finally:
+        front.write(args.exp_name, points)
+    return 130 if interrupted else 0
+
+
+def _points(args: argparse.Namespace) -> list[Point]:
+    """Return every combination of budgets, none before a tighter one."""
+    Experiment.path_for(args.exp_name)
+    settings, domain = search_flags.settings_of(args), search_flags.domain_of(args)
+    costs = search_flags.cost_models(args)
+    budgets, fixed = _budgets(args, costs, domain), search_flags.limits_of(args)
+    for type_ in budgets:
+        if type_ in fixed:
+            flag = search_flags.flag_of(type_)
+            raise ApqError(f"the {type_} is swept and {flag} bounds it too: leave one of them out")
+    accuracy = search_flags.predictor_of(args)
+    points = []
+    for combination in pareto.grid(budgets):
+        maxima = {**combination, **fixed}
+        limits = tuple(Limit(costs[type_], maximum) for type_, maximum in maxima.items())
+        problem = SearchProblem(domain.space, accuracy.predict, limits, domain, accuracy.slopes)
+        job = searching.Job(
+            name="-".join([args.exp_name, *map(_plain, combination.values())]),
+            mode=args.mode,
+            problem=problem,
+            settings=settings,
+            accuracy=accuracy,
+            costs=costs,
+        )
+        points.append(Point(combination, job, _NO_GENES))
+    return points
+
+
+def _budgets(
+    args: argparse.Namespace, costs: Mapping[str, LatencyPredictor], domain: Domain
+) -> dict[str, tuple[float, ...]]:
+    """Return the budgets of every swept type."""
+    types = tuple(dict.fromkeys(args.type))
+    ends = {"--from": args.low, "--to": args.high, "--points": args.points}
+    given = {flag: values for flag, values in ends.items() if values is not None}
+    if args.budgets:
+        if given:
+            raise ApqError(f"--budgets names them all: leave {', '.join(given)} out")
+        given = {"--budgets": args.budgets}
+    for flag, values in given.items():
+        if len(values) != len(types):
+            raise ApqError(
+                f"{flag} is given for {len(values)} costs and --type={','.join(types)} names "
+                f"{len(types)}"
+            )
+    if args.budgets:
+        return dict(zip(types, args.budgets, strict=True))
+    default_points = DEFAULT_POINTS[len(types) > 1]
+    budgets = {}
+    for i, type_ in enumerate(types):
+        # Any budget will do to learn the ends of the range.
+        problem = SearchProblem(domain.space, np.ones, (Limit(costs[type_], 1.0),), domain)
+        low = args.low[i] if args.low else float(problem.minima[0])
+        high = args.high[i] if args.high else float(problem.maxima[0])
+        n = args.points[i] if args.points else default_points
+        budgets[type_] = pareto.even_budgets(low, high, n)
+    return budgets
+
+
+def _plain(value: float) -> str:
+    """Return a budget as it stands in a name: no exponent, no needless digits."""
+    return np.format_float_positional(value, trim="-")
+
+
+def _is_possible(point: Point) -> bool:
+    """Whether some subnet keeps the limits; says why not."""
+    try:
+        point.job.problem.check()
+    except ApqError as error:
+        cli.warn(f"{point.job.name} left out: {error}")
+        return False
+    return True
+
+
+def _open(point: Point, overwrite: bool) -> None:
+    """Take over what an earlier run of the same request found; check that there is room else."""
+    point.experiment = searching.finished_of(point.job)
+    if point.experiment:
+        space = point.job.problem.space
+        point.genes = space.encode([point.experiment.subnet(space)])
+    else:
+        searching.check_free(point.job, searching.stopped_of(point.job), overwrite)
+
+
+def _sweep(points: Sequence[Point], overwrite: bool) -> bool:
+    """Search from tight to loose, each from the best that is known; return whether interrupted.
+
+    In the end no point is beaten by the subnet of another one that keeps its limits.
+    """
+    for point in points:
+        start = _usable(point, points)
+        if point.experiment and not pareto.is_beaten(point.job.problem, point.genes, start):
+            continue
+        if not _may_replace(point):
+            continue
+        stopped = searching.stopped_of(point.job)
+        found = searching.find(point.job, start if len(start) else None, stopped)
+        replaces = overwrite or point.experiment is not None
+        experiment = searching.save(point.job, found, stopped, replaces)
+        if found.result.interrupted:
+            return True
+        point.experiment, point.genes = experiment, found.result.genes
+    for point in points:
+        _adopt(point, _usable(point, points))
+    return False
+
+
+def _usable(point: Point, points: Sequence[Point]) -> np.ndarray:
+    known = np.concatenate([_NO_GENES, *(other.genes for other in points)])
+    return pareto.usable(point.job.problem, known)
+
+
+def _may_replace(point: Point) -> bool:
+    """Whether the point's experiment was not worked on since; says so if it was."""
+    if point.experiment and point.experiment.checkpoint_dir.exists():
+        cli.warn(f"{point.experiment.dir} is finetuned and stays; a better subnet is known")
+        return False
+    return True
+
+
+def _adopt(point: Point, known: np.ndarray) -> None:
+    """Give the point the best of the known subnets (N, n_genes) if its own is beaten."""
+    if not pareto.is_beaten(point.job.problem, point.genes, known) or not _may_replace(point):
+        return
+    earlier = searching.read_history(point.experiment, point.job.problem)
+    found = as_found(
+        point.job.problem, point.job.settings, pareto.adopted(point.job.problem, known, earlier)
+    )
+    point.experiment = searching.save(point.job, found, None, overwrite=True)
+    point.genes = found.result.genes

@@ -1,0 +1,85 @@
+"""The flags of a finetuning recipe, and the settings they make."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from apq.cli import parser as cli
+from apq.errors import ApqError
+from apq.paths import find_model
+from elastic_nn.quantizer_kinds import QUANTIZERS
+from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
+
+SUPERNETS = (Path("models/imagenet-OFA"), Path("models/supernet.pth.tar"))
+FLAGS = (
+    ("n_epochs", cli.whole_number(1), ""),
+    ("epoch_images", cli.whole_number(0), "training images of an epoch, others each time; 0: all"),
+    ("batch_size", cli.whole_number(2), "images a step of each process"),
+    ("lr", cli.positive_number, "at the start of the cosine"),
+    ("momentum", float, ""),
+    ("weight_decay", float, "of filters only"),
+    ("label_smoothing", float, ""),
+    ("warmup_epochs", float, ""),
+    ("grad_clip", float, "largest norm of the gradient; 0 leaves it alone"),
+    ("quantizer", cli.one_of(*QUANTIZERS), ", ".join(QUANTIZERS)),
+    ("distill", float, "share of the loss from the supernet's largest subnet"),
+    ("ema", float, "decay per step of the averaged weights that are kept; 0: none"),
+    ("save_every", cli.whole_number(0), "steps between saves, besides; 0: by time alone"),
+    ("save_every_s", cli.positive_number, "seconds between saves"),
+)
+SWITCHES = (
+    ("reset_bn", "take batch statistics anew before each validation"),
+    ("bf16", "run convolutions in bfloat16"),
+    ("sync_bn", "take batch statistics over the images of all processes"),
+    ("scale_lr", "multiply --lr by the number of processes; without it, it is as given"),
+)
+
+
+def add_recipe(parser: cli.Parser, defaults: Mapping[str, Any] | None = None) -> None:
+    """Add the flags and `--supernet`, the weights to start from.
+
+    A flag that is not given takes the value of `defaults`, else of the chosen recipe.
+    """
+    parser.add_argument(
+        "--supernet",
+        type=Path,
+        metavar="FILE",
+        help="weights to start from; default: models/imagenet-OFA for ImageNet where it is there, "
+        "else the shipped models/supernet.pth.tar",
+    )
+    parser.set_defaults(recipe_defaults=dict(defaults or {}))
+    paper = {**vars(FinetuneSettings()), **(defaults or {})}
+    group = parser.add_argument_group("recipe")
+    group.add_argument(
+        "--recipe",
+        type=cli.one_of(*RECIPES),
+        default="paper",
+        help=f"{' or '.join(RECIPES)}: what holds where a flag below is not given",
+    )
+    for name, type_, help_ in FLAGS:
+        shown = f"{help_}; paper: {paper[name]}".removeprefix("; ")
+        group.add_argument(f"--{name}", type=type_, help=shown)
+    for name, help_ in SWITCHES:
+        group.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=help_)
+
+
+def recipe(args: argparse.Namespace) -> FinetuneSettings:
+    """Return the settings of the flags; raises ApqError on a value out of range."""
+    chosen = {**RECIPES[args.recipe], **args.recipe_defaults}
+    for name in FinetuneSettings.__dataclass_fields__:
+        if getattr(args, name) is not None:
+            chosen[name] = getattr(args, name)
+    return FinetuneSettings(**chosen)
+
+
+def find_supernet(given: Path | None, dataset: str) -> Path:
+    """Return the supernet file to start from; raises ApqError where there is none."""
+    candidates = SUPERNETS if dataset == "imagenet" else SUPERNETS[::-1]
+    found = [find_model(path) for path in ([given] if given else candidates)]
+    for path in found:
+        if path.is_file():
+            return path
+    raise ApqError(f"there is no supernet at {found[0]}; name one with --supernet FILE")

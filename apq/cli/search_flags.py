@@ -1,0 +1,261 @@
+"""The flags that `search` and `pareto` share, and what is made of them before a search starts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from apq.cli import parser as cli
+from apq.domain import Domain
+from apq.errors import ApqError
+from apq.experiment import Experiment
+from apq.paths import find_model
+from apq.space import PAPER_SPACE
+from methods.evolution import EvolutionSettings
+from methods.guided import GuidedSettings
+from methods.modes import DEFAULT_MODE, MODES
+from methods.settings import SearchSettings
+
+if TYPE_CHECKING:
+    from utils.accuracy_predictor import AccuracyPredictor
+    from utils.ensemble import PredictorEnsemble
+    from utils.latency_predictor import LatencyPredictor
+
+    Predictor = AccuracyPredictor | PredictorEnsemble
+
+# Flag -> the cost that it bounds.
+MAXIMA = {
+    "max_latency_ms": "latency",
+    "max_energy_mj": "energy",
+    "max_bitops": "bitops",
+    "max_size_bytes": "size",
+}
+COST_TYPES = tuple(MAXIMA.values())
+DEFAULT_RISK = 1.0
+# Flags of search settings; which of them a mode knows, its class of settings tells.
+SETTINGS = ("population", "generations", "mutation_prob", "evaluations", "seconds", "patience")
+
+
+def numbers(of: Callable[[str], Any]) -> Callable[[str], tuple]:
+    """Return a type for flags that take a comma-separated list."""
+
+    def check(text: str) -> tuple:
+        return tuple(of(word.strip()) for word in text.split(","))
+
+    return check
+
+
+def add_all(parser: cli.Parser) -> None:
+    """Add all the flags that searches share, the common ones included."""
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing experiment")
+    _add_limits(parser)
+    _add_engine(parser)
+    _add_accuracy(parser)
+    _add_domain(parser)
+    _add_cost(parser)
+    cli.add_common(parser)
+
+
+def _add_limits(parser: cli.Parser) -> None:
+    group = parser.add_argument_group("limits (in any combination)")
+    units = {"latency": "ms", "energy": "mJ", "bitops": "bit operations", "size": "bytes"}
+    for flag, type_ in MAXIMA.items():
+        group.add_argument(
+            f"--{flag}",
+            type=cli.positive_number,
+            metavar="MAX",
+            help=f"at most so many {units[type_]}",
+        )
+
+
+def _add_cost(parser: cli.Parser) -> None:
+    group = parser.add_argument_group("cost")
+    group.add_argument(
+        "--image_size",
+        type=cli.whole_number(32),
+        metavar="PX",
+        help="image size of the cost; default 224, or that of --lut",
+    )
+    group.add_argument("--lut", type=Path, metavar="FILE", help="table of layer costs to use")
+    group.add_argument(
+        "--accounting",
+        type=cli.one_of("paper", "full"),
+        default="paper",
+        help="paper leaves out the first block and the classifier; full counts them",
+    )
+    group.add_argument(
+        "--n_classes",
+        type=cli.whole_number(2),
+        default=1000,
+        metavar="N",
+        help="outputs of the classifier, where it counts; default %(default)s",
+    )
+
+
+def _add_domain(parser: cli.Parser) -> None:
+    group = parser.add_argument_group("what may vary")
+    group.add_argument(
+        "--freeze",
+        type=numbers(str),
+        default=(),
+        metavar="PARTS",
+        help="architecture, bits, or stage1,stage2,...: as they are in --freeze_from",
+    )
+    group.add_argument("--freeze_from", type=Path, metavar="EXP_DIR", help="experiment to keep")
+    group.add_argument(
+        "--exclude_bits", type=numbers(cli.whole_number(1)), default=(), metavar="4,..."
+    )
+    group.add_argument(
+        "--exclude_kernels", type=numbers(cli.whole_number(1)), default=(), metavar="7,..."
+    )
+    group.add_argument(
+        "--max_width_ratio",
+        type=cli.positive_number,
+        metavar="R",
+        help="expand blocks to at most R times their input channels (4 to 6)",
+    )
+
+
+def _add_accuracy(parser: cli.Parser) -> None:
+    group = parser.add_argument_group("accuracy")
+    group.add_argument(
+        "--acc_predictor_dir",
+        type=numbers(Path),
+        default=(Path("models"),),
+        metavar="DIR",
+        help="folder of acc_quant.pt, or a file; several, with commas between, are an ensemble",
+    )
+    group.add_argument(
+        "--risk",
+        type=cli.number_from_zero,
+        metavar="K",
+        help="rank by mean - K x spread of an ensemble (the folder's acc_ensemble.pt where one "
+        f"folder is given); default {DEFAULT_RISK:g} with several predictors",
+    )
+
+
+def _add_engine(parser: cli.Parser) -> None:
+    group = parser.add_argument_group("search")
+    group.add_argument(
+        "--mode",
+        type=cli.one_of(*MODES),
+        default=DEFAULT_MODE,
+        help=f"{', '.join(MODES)}; default %(default)s",
+    )
+    group.add_argument(
+        "--seconds",
+        type=cli.positive_number,
+        metavar="S",
+        help="end after this time; guided then searches that long unless --evaluations is given",
+    )
+    group.add_argument(
+        "--patience",
+        type=cli.whole_number(0),
+        metavar="STEPS",
+        help="end after so many steps (generations) without improvement; 0: never",
+    )
+    evolution = {
+        "population": cli.whole_number(4),
+        "generations": cli.whole_number(1),
+        "mutation_prob": cli.positive_number,
+    }
+    for name, type_ in evolution.items():
+        default = getattr(EvolutionSettings, name)
+        group.add_argument(f"--{name}", type=type_, help=f"of evolution; default {default}")
+    group.add_argument(
+        "--evaluations",
+        type=cli.whole_number(1),
+        metavar="N",
+        help=f"of guided: subnets to look at; default {GuidedSettings.evaluations}",
+    )
+
+
+def limits_of(args: argparse.Namespace) -> dict[str, float]:
+    """Return the `--max_*` limits given, by type of cost."""
+    return {t: value for f, t in MAXIMA.items() if (value := getattr(args, f)) is not None}
+
+
+def flag_of(type_: str) -> str:
+    """Return the flag that bounds a type of cost."""
+    return next(f"--{flag}" for flag, bounded in MAXIMA.items() if bounded == type_)
+
+
+def cost_models(args: argparse.Namespace) -> dict[str, LatencyPredictor]:
+    """Return the model of every type of cost, all of one table and image size."""
+    from lut import table as lut_table
+    from utils.latency_predictor import LatencyPredictor
+
+    table = lut_table.load(args.lut) if args.lut else None
+    image_size = args.image_size or (table.image_size if table else 224)
+    table = table or lut_table.for_image_size(image_size)
+    return {
+        type_: LatencyPredictor(
+            type_, image_size, table=table, accounting=args.accounting, n_classes=args.n_classes
+        )
+        for type_ in COST_TYPES
+    }
+
+
+def domain_of(args: argparse.Namespace) -> Domain:
+    """Return what the flags leave to choose from; raises ApqError when that is nothing."""
+    from apq import restrictions
+
+    if bool(args.freeze) != (args.freeze_from is not None):
+        raise ApqError(
+            "--freeze says what stays and --freeze_from the experiment it is taken from: "
+            "give both or none"
+        )
+    domain = Domain.whole(PAPER_SPACE)
+    if args.freeze:
+        subnet = Experiment.open(args.freeze_from).subnet()
+        domain = restrictions.freeze(domain, args.freeze, subnet)
+    if args.exclude_bits:
+        domain = restrictions.exclude_bits(domain, args.exclude_bits)
+    if args.exclude_kernels:
+        domain = restrictions.exclude_kernels(domain, args.exclude_kernels)
+    if args.max_width_ratio:
+        domain = restrictions.limit_width_ratio(domain, args.max_width_ratio)
+    return domain
+
+
+def settings_of(args: argparse.Namespace) -> SearchSettings:
+    """Return the mode's settings; raises ApqError on a flag that the mode has no use for."""
+    kind = MODES[args.mode].settings
+    known = {field.name for field in fields(kind)}
+    given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    for name in given:
+        if name not in known:
+            having = [mode for mode, engine in MODES.items() if hasattr(engine.settings, name)]
+            raise ApqError(f"--{name} says nothing to --mode={args.mode}; {having[0]} takes it")
+    if "evaluations" in known - given.keys() and args.seconds:
+        given["evaluations"] = 0  # time alone ends it
+    return kind(**given, seed=args.seed)
+
+
+def predictor_of(args: argparse.Namespace) -> Predictor:
+    """Load the accuracy predictor, or several as an ensemble that ranks by a lower bound.
+
+    Raises ApqError when there is none, or `--risk` is given for one alone.
+    """
+    from imagenet_codebase.run_manager.evaluate import pick_device
+    from utils.accuracy_predictor import QUANTIZED_NAME
+    from utils.ensemble import ENSEMBLE_NAME, PredictorEnsemble, load_members
+
+    device, members = pick_device(args.device), []
+    for given in args.acc_predictor_dir:
+        name = QUANTIZED_NAME
+        if args.risk is not None and find_model(given / ENSEMBLE_NAME).is_file():
+            name = ENSEMBLE_NAME
+        file = find_model(given / name)  # falls back on the shipped one for `models/` alone
+        members += load_members(file if file.is_file() else given, device)
+    if len(members) > 1:
+        return PredictorEnsemble(members, DEFAULT_RISK if args.risk is None else args.risk)
+    if args.risk is not None:
+        raise ApqError(
+            f"--risk needs several predictors and {args.acc_predictor_dir[0]} has one: name more "
+            "with --acc_predictor_dir=a,b or make an ensemble with 'apq predictor --ensemble=5'"
+        )
+    return members[0]
