@@ -1,0 +1,110 @@
+"""What each part of the finetuning recipe is worth: the ablation of docs/finetuning.md.
+
+python -m benchmarks.recipes --data_dir DIR --exp_names A,B --out FILE.csv
+    [--dataset cifar10] [--n_epochs 1] [--epoch_images 15000] [--seeds 3] [--folder DIR]
+
+Every variant finetunes the subnets of the experiments and, for each of them, the same architecture
+with 4 bits everywhere; `full precision` is that architecture without quantization. Goes on where
+it was stopped. The figures are test accuracies: mean and standard deviation over the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apq import files
+from apq.cli.recipe import find_supernet
+from apq.cli.tables import format_table
+from apq.experiment import Experiment
+from apq.subnet import Subnet
+from imagenet_codebase.data_providers import open_dataset
+from imagenet_codebase.run_manager.evaluate import pick_device
+from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
+from methods.validation.bench import FinetuningBench
+
+BEST = RECIPES["best"]
+FULL = "full precision"
+
+
+def without(*names: str) -> dict[str, Any]:
+    """Return the best recipe less some of its options."""
+    return {name: value for name, value in BEST.items() if name not in names}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    FULL: without("quantizer"),
+    "paper": {},
+    "paper, learning rate of best": {"lr": BEST["lr"], "grad_clip": BEST["grad_clip"]},
+    "best": BEST,
+    "best, paper's quantizer": without("quantizer"),
+    "best, lsq for the layer": {**BEST, "quantizer": "lsq"},
+    "best, no teacher": without("distill"),
+    "best, no average": without("ema"),
+    "best, no fresh batch statistics": without("reset_bn"),
+}
+
+
+def subnets(names: str) -> dict[str, Subnet]:
+    """Return each experiment's subnet, and its twin of 4 bits with kernels that allow them."""
+    found = {}
+    for name in names.split(","):
+        subnet = Experiment.open(Experiment.path_for(name.strip())).subnet()
+        found[name] = subnet
+        runnable = replace(subnet, kernels=tuple(min(k, 5) for k in subnet.kernels))
+        found[f"{name}-w4a4"] = runnable.with_bits(4)
+    return found
+
+
+def main() -> None:
+    """Finetune everything, print the table and write every run's figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--exp_names", required=True)
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--data_dir", type=Path)
+    parser.add_argument("--supernet", type=Path)
+    parser.add_argument("--n_epochs", type=int, default=1)
+    parser.add_argument("--epoch_images", type=int, default=15_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, help="what was measured so far; default OUT.run")
+    args = parser.parse_args()
+    data = open_dataset(args.dataset, args.data_dir)
+    supernet = find_supernet(args.supernet, data.name)
+    folder = args.folder or args.out.with_name(args.out.name + ".run")
+    todo = subnets(args.exp_names)
+    results: dict[tuple[str, str], list[float]] = {}
+    for seed in range(args.seeds):
+        for number, (variant, options) in enumerate(VARIANTS.items()):
+            settings = FinetuneSettings(
+                **options, n_epochs=args.n_epochs, epoch_images=args.epoch_images, seed=seed
+            )
+            run_folder = folder / f"{number}-{seed}"
+            bench = FinetuningBench(supernet, data, settings, run_folder, pick_device())
+            for name, subnet in todo.items():
+                subnet = subnet.full_precision() if variant == FULL else subnet
+                outcome = bench.measure(name, subnet)
+                if outcome is None:
+                    print(f"stopped; the same command goes on from {folder}")
+                    return
+                results.setdefault((variant, name), []).append(100 * outcome.test_top1)
+    lines = ["variant,subnet,seed,test_top1"]
+    for (variant, name), values in results.items():
+        lines += [f'"{variant}",{name},{seed},{v:.2f}' for seed, v in enumerate(values)]
+    files.write_text(args.out, "\n".join(lines) + "\n")
+    rows = [
+        (
+            variant,
+            *(f"{np.mean(v):.2f} ± {np.std(v):.2f}" for v in (results[variant, n] for n in todo)),
+        )
+        for variant in VARIANTS
+    ]
+    print(format_table(("recipe", *todo), rows))
+
+
+if __name__ == "__main__":
+    main()
