@@ -1,6 +1,6 @@
 """What quantization costs a training step: time and memory against full precision, side by side.
 
-python -m benchmarks.qat [--image_size 64] [--batch_size 64] [--steps 10] [--threads 2]
+python -m benchmarks.qat [--image_size 64] [--batch_size 64] [--steps 10] [--threads 2] [--compile]
 
 The subnet is the same in every row: drawn with seed 0, cut out of the supernet. The first row is
 its full precision. Steps of all rows take turns, so that a busy machine slows all of them; the
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from apq.cli.tables import format_table
 from apq.space import PAPER_SPACE
+from elastic_nn.modules.kernels import compile_kernels
 from elastic_nn.networks import MobileNet, OnceForAllNet
 from elastic_nn.quantizer_kinds import QUANTIZERS
 from utils.allocator import keep_freed_memory
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="the quantizers' passes")
     args = parser.parse_args()
     size = (args.image_size, args.batch_size)
     rows = (FULL, ELASTIC, *QUANTIZERS)
@@ -88,6 +90,10 @@ def main() -> None:
         peaks = {row: pool.apply(peak_bytes, (row, *size)) for row in rows}
     torch.set_num_threads(args.threads)
     keep_freed_memory()
+    if args.compile:
+        started = time.perf_counter()
+        compile_kernels(torch.device("cpu"))
+        print(f"compiled in {time.perf_counter() - started:.1f} s")
     steps = {row: make_step(row, *size) for row in rows}
     times: dict[str, list[tuple[float, float]]] = {row: [] for row in rows}
     for i in range(args.steps + 2):

@@ -33,6 +33,7 @@ FLAGS = (
 SWITCHES = (
     ("reset_bn", "take batch statistics anew before each validation"),
     ("bf16", "run convolutions in bfloat16"),
+    ("compile", "run the quantizers' passes as compiled loops; default: in runs of 500 steps on"),
     ("sync_bn", "take batch statistics over the images of all processes"),
     ("scale_lr", "multiply --lr by the number of processes; without it, it is as given"),
 )

@@ -57,6 +57,11 @@ def make_parser(prog: str) -> cli.Parser:
         metavar="PX",
         help="shrink the images for the first part of the second phase, to save time; 0: never",
     )
+    group.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="run the quantizers' passes as compiled loops; default: in runs of 500 steps on",
+    )
     parser.add_argument("--restart", action="store_true", help="drop an earlier run and begin anew")
     add_data(parser, default="digits")
     cli.add_common(parser)
@@ -86,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
             n_workers=args.n_workers,
             seed=args.seed,
             grad_clip=5.0,
+            compile=args.compile,
         ),
     )
     folder = args.out.with_name(args.out.name + ".run")

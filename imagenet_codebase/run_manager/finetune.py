@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from apq import files
 from apq.errors import ApqError
@@ -19,6 +18,8 @@ from elastic_nn.networks import MobileNet
 from elastic_nn.networks.files import load_supernet, supernet_from
 from elastic_nn.networks.folded import fold
 from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.run_manager.averaging import RunningAverage
+from imagenet_codebase.run_manager.compiling import compile_where_it_pays
 from imagenet_codebase.run_manager.distributed import data_parallel
 from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
@@ -104,9 +105,7 @@ def finetune(
         net = starting_network(
             subnet, supernet_path, data.n_classes, statistics, device, settings.quantizer
         )
-    average = None
-    if settings.ema:
-        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+    average = RunningAverage(net, settings.ema) if settings.ema else None
     teacher = read_teacher(supernet_path, data, statistics, device) if settings.distill else None
     result = average.module if average else net
 
@@ -116,6 +115,8 @@ def finetune(
         accuracy = evaluate_split(result, data, "val", n_workers=n_workers)
         return {"val_top1": accuracy.top1, "val_loss": accuracy.loss}
 
+    if net.quantize:
+        compile_where_it_pays(settings, data.n_images("train"), device)
     step = FinetuneStep(data_parallel(net), settings, teacher)
     folder = experiment.checkpoint_dir
     trainer = Trainer(net, data, settings, step, validate, folder, facts, average=average)

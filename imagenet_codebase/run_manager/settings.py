@@ -39,6 +39,8 @@ class TrainingSettings:
     """Take batch statistics in training over all processes' images; otherwise each has its own."""
     scale_lr: bool = False
     """Multiply the learning rate by the number of processes."""
+    compile: bool | None = None
+    """Run the quantizers' passes as compiled loops; None: where it is worth its seconds."""
 
     def __post_init__(self) -> None:
         check_whole(self, "n_epochs", "batch_size", least=1)

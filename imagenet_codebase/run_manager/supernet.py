@@ -18,6 +18,7 @@ from elastic_nn.networks.files import start_from
 from elastic_nn.networks.folded import fold
 from elastic_nn.training import SandwichSettings, SandwichStep, calibrate_activations
 from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.run_manager.compiling import compile_where_it_pays
 from imagenet_codebase.run_manager.evaluate import Accuracy, evaluate, to_device
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 from imagenet_codebase.run_manager.trainer import Trainer
@@ -137,6 +138,8 @@ def train_supernet(
             if name == "quantized":
                 calibrate_activations(net, statistics)
             print(f"{name}: {recipe.n_epochs} epochs", flush=True)
+        if name == "quantized":
+            compile_where_it_pays(recipe, data.n_images("train"), device)
         if not trainer.run():
             return None
         history += trainer.history

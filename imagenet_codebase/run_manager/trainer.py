@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from apq.errors import ApqError
 from apq.progress import deferred_interrupt, track
 from imagenet_codebase.data_providers import DataProvider, Loader
 from imagenet_codebase.run_manager import distributed, health
+from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.diagnosis import repeat_watched
 from imagenet_codebase.run_manager.evaluate import to_device
 from imagenet_codebase.run_manager.optimizer import describe_batches, lr_factor, make_optimizer
@@ -30,8 +30,8 @@ from utils import checkpoint
 # the step, so that whatever is drawn at random is the same after a resume.
 Step = Callable[[torch.Tensor, torch.Tensor, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]]
 
-# What may differ between a run and its resumption without changing a single weight.
-FREE_SETTINGS = ("n_workers", "save_every_s", "save_every")
+# What may differ between a run and its resumption: it changes no weight, or by rounding only.
+FREE_SETTINGS = ("n_workers", "save_every_s", "save_every", "compile")
 LOG_EVERY = 20  # steps between two looks at the loss: each one waits for the device
 
 
@@ -52,7 +52,7 @@ class Trainer:
         folder: Path,
         facts: dict[str, Any],
         keep_best: bool = True,
-        average: AveragedModel | None = None,
+        average: RunningAverage | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -100,7 +100,7 @@ class Trainer:
                 {
                     "state_dict": self.net.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
-                    **({"average": self.average.state_dict()} if self.average else {}),
+                    **({"average": self.average.module.state_dict()} if self.average else {}),
                     "epoch": self.epoch,
                     "next_step": self.next_step,
                     "n_processes": distributed.shard().n_processes,
@@ -144,7 +144,7 @@ class Trainer:
         self.net.load_state_dict(state["state_dict"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
-            self.average.load_state_dict(state["average"])
+            self.average.module.load_state_dict(state["average"])
         self.epoch, self.next_step = state["epoch"], state["next_step"]
         self.history = state["history"]
         # They are the sums of all processes.
@@ -259,7 +259,7 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.net.parameters(), settings.grad_clip)
         self.optimizer.step()
         if self.average:
-            self.average.update_parameters(self.net)
+            self.average.follow(self.net)
         count = torch.full_like(loss, len(labels))
         self.sums += torch.stack([loss * len(labels), right.to(loss.dtype), count])
         return loss

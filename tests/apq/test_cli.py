@@ -30,7 +30,7 @@ SEARCH = """--exp_name --type --overwrite --max_latency_ms --max_energy_mj --max
     --max_width_ratio --image_size --lut --accounting --n_classes"""
 RECIPE = """--supernet --recipe --n_epochs --epoch_images --batch_size --lr --momentum
     --weight_decay --label_smoothing --warmup_epochs --grad_clip --quantizer --distill --ema
-    --save_every --save_every_s --reset_bn --bf16 --sync_bn --scale_lr"""
+    --save_every --save_every_s --reset_bn --bf16 --compile --sync_bn --scale_lr"""
 DATA = "--dataset --data_dir --image_size --n_workers --download"
 SURFACE = {
     "search": f"--constraint {SEARCH}",
@@ -40,8 +40,8 @@ SURFACE = {
         --data_image_size --n_workers --download""",
     "lut": "--image_size --out --filter --limit",
     "supernet": f"""--out --init --largest_epochs --elastic_epochs --quantized_epochs --lr
-        --quantized_lr --batch_size --warmup_epochs --n_random --small_image_size --restart
-        {DATA}""",
+        --quantized_lr --batch_size --warmup_epochs --n_random --small_image_size --compile
+        --restart {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_bn_images --n_val_images --n_noise
         {DATA}""",
     "predictor": """--pairs --out_dir --n_epochs --lr --weight_decay --transfer_lr --held_out

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from apq import ApqError
 from apq.space import SearchSpace, Stage
@@ -29,6 +28,7 @@ from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.data_providers.memory import MemorySource, Normalization, crop_and_flip
 from imagenet_codebase.data_providers.splits import Split
 from imagenet_codebase.run_manager import distributed
+from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.evaluate import evaluate, evaluate_split
 from imagenet_codebase.run_manager.settings import TrainingSettings
 from imagenet_codebase.run_manager.sync_bn import SyncedBatchNorm2d, synchronize
@@ -74,7 +74,7 @@ def make_trainer(folder, settings, n_train, on_step=lambda key, loss: None, nois
     torch.manual_seed(0)
     net = MobileNet.from_subnet(smallest(SPACE).with_bits(8), 4)
     net = net.to(memory_format=torch.channels_last)
-    provider, average = data(n_train), AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    provider, average = data(n_train), RunningAverage(net, 0.9)
     forward = distributed.data_parallel(net)
 
     def step(images, labels, key):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from apq import ApqError, Experiment, Subnet
 from apq.space import PAPER_SPACE
@@ -13,11 +14,12 @@ from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import save_supernet
 from imagenet_codebase.run_manager import finetune as module
-from imagenet_codebase.run_manager.evaluate import evaluate
+from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
 from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 from imagenet_codebase.run_manager.supernet import bn_batches, measure, phases, train_supernet
+from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
 
 CPU = torch.device("cpu")
@@ -120,7 +122,7 @@ def test_the_average_follows_the_weights_and_is_what_is_kept(experiment, superne
     last = checkpoint.load(experiment.checkpoint_dir / "last.pth.tar")
     best = checkpoint.load(experiment.best_checkpoint)["state_dict"]
     name = "classifier.linear.weight"
-    assert torch.equal(best[name], last["average"][f"module.{name}"])
+    assert torch.equal(best[name], last["average"][name])
     assert not torch.equal(best[name], last["state_dict"][name])
 
 
@@ -160,6 +162,54 @@ def test_every_recipe_runs_and_wrong_settings_are_refused(experiment, supernet_f
     for change in ({"quantizer": "lqs"}, {"ema": 1.5}, {"distill": -1.0}):
         with pytest.raises(ApqError):
             FinetuneSettings(**change)
+
+
+# What a host cannot do without waiting for its GPU.
+WAITS = {
+    torch.ops.aten._local_scalar_dense.default,  # item(), bool(), float() and the like
+    torch.ops.aten.is_nonzero.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten.equal.default,
+}
+
+
+class Waiting(TorchDispatchMode):
+    """Collects the operations that would wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.n = [], 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += 1
+        if func in WAITS:
+            self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_never_waits_for_the_device(experiment, supernet_file, toy_data, monkeypatch):
+    device = pick_device("auto")
+    waiting, real = Waiting(), Trainer.run_step
+
+    def watched(self, *args):
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            with waiting:
+                return real(self, *args)
+        finally:
+            if device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Trainer, "run_step", watched)
+    settings = FinetuneSettings(**{**RECIPES["best"], "n_epochs": 1, "batch_size": 8})
+    assert finetune(experiment, supernet_file, toy_data, settings, device).finished
+    assert waiting.n > 1000
+    assert not waiting.seen
+    with waiting:  # the watch works
+        torch.ones(1).item()
+    assert waiting.seen
 
 
 def test_an_authors_folder_reads_through_the_supernet(tmp_path, supernet_file, toy_data):
