@@ -1,10 +1,12 @@
 """Whether ranking by an ensemble's lower bound finds better subnets than ranking by its mean.
 
-python -m benchmarks.risk [--pairs models/pairs.json] [--supernet models/supernet.pth.tar]
-    [--dataset digits] [--image_size 64] [--seeds 3] [--generations 150]
+python -m benchmarks.risk --folder DIR [--pairs models/pairs.json]
+    [--supernet models/supernet.pth.tar] [--dataset digits] [--image_size 64] [--seeds 3]
+    [--generations 150] [--n_epochs 3]
 
 Trains one predictor and an ensemble on the pairs, searches with each of them under four latency
-budgets, and measures what was found with the supernet's weights.
+budgets, and measures what was found: with the supernet's weights, and finetuned by the paper's
+recipe. DIR keeps what was measured: the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -13,14 +15,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from apq.cli.data import add_data, open_data
 from apq.cli.parser import Parser
 from apq.cli.tables import format_table
-from apq.subnet import Subnet
-from elastic_nn.networks.files import load_supernet
-from imagenet_codebase.run_manager.supernet import bn_batches, measure
+from imagenet_codebase.run_manager.evaluate import pick_device
+from imagenet_codebase.run_manager.recipes import FinetuneSettings
 from methods.diagnostics import accuracy_rows
 from methods.evolution import EvolutionSettings
 from methods.find import find_subnet
@@ -29,6 +29,7 @@ from methods.prediction.fit import fit
 from methods.prediction.pairs import read_pairs, split_pairs
 from methods.prediction.settings import FitSettings
 from methods.problem import Limit, SearchProblem
+from methods.validation.bench import FinetuningBench
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.ensemble import PredictorEnsemble
 from utils.latency_predictor import LatencyPredictor
@@ -36,22 +37,7 @@ from utils.latency_predictor import LatencyPredictor
 RISKS = (0.0, 1.0, 2.0, 4.0)
 # In units of the least latency there is.
 BUDGETS = (1.3, 1.8, 2.5, 4.0)
-N_BN_IMAGES, BATCH_SIZE = 512, 256
-HEADERS = ("ranked by", "validation", "error", "test", "error", "predicted", "spread")
-
-
-class Measured:
-    """The accuracy of subnets with a supernet's weights."""
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.data = open_data(args)
-        device = torch.device("cpu")
-        self.net = load_supernet(args.supernet).net
-        self.batches = list(bn_batches(self.data, N_BN_IMAGES, BATCH_SIZE, device))
-
-    def top1(self, subnet: Subnet, split: str) -> float:
-        """Return a subnet's share of right answers on a split."""
-        return measure(self.net, subnet, self.batches, self.data.loader(split, BATCH_SIZE)).top1
+HEADERS = ("ranked by", "direct", "error", "finetuned, test", "error", "predicted", "spread")
 
 
 def train(args: argparse.Namespace, cost: LatencyPredictor) -> dict[str, AccuracyPredictor]:
@@ -73,24 +59,32 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--generations", type=int, default=150)
+    parser.add_argument("--n_epochs", type=int, default=3, help="of finetuning")
+    parser.add_argument("--folder", type=Path, required=True)
     add_data(parser, default="digits")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    measured = Measured(args)
-    cost = LatencyPredictor("latency", measured.data.image_size)
+    device, data = pick_device("cpu"), open_data(args)
+    settings = FinetuneSettings(n_epochs=args.n_epochs)
+    bench = FinetuningBench(args.supernet, data, settings, args.folder, device)
+    cost = LatencyPredictor("latency", data.image_size)
     scores = train(args, cost)
     ensemble = scores["mean - 1 x spread"]
     rows = []
-    for name, predictor in scores.items():
+    for number, (name, predictor) in enumerate(scores.items()):
         figures = []
-        for maximum in (factor * cost.minimum()[0] for factor in BUDGETS):
-            problem = SearchProblem(cost.space, predictor.predict, (Limit(cost, maximum),))
+        for factor in BUDGETS:
+            limits = (Limit(cost, factor * cost.minimum()[0]),)
+            problem = SearchProblem(cost.space, predictor.predict, limits)
             for seed in range(args.seeds):
-                settings = EvolutionSettings(generations=args.generations, seed=seed)
-                found = find_subnet(problem, "evolution", settings)
+                search = EvolutionSettings(generations=args.generations, seed=seed)
+                found = find_subnet(problem, "evolution", search)
                 told, *_ = accuracy_rows(predictor, found.result.candidates)
-                shares = [measured.top1(found.subnet, split) for split in ("val", "test")]
+                outcome = bench.measure(f"{number}-{factor:g}-{seed}", found.subnet)
+                if outcome is None:
+                    print(f"stopped; the same command goes on from {args.folder}")
+                    return
                 spread = float(ensemble.spread([found.subnet])[0])
+                shares = (outcome.direct_top1, outcome.test_top1)
                 figures.append([*shares, told["predicted_accuracy"], spread])
         means = np.mean(figures, axis=0)
         errors = np.std(figures, axis=0, ddof=1) / np.sqrt(len(figures))

@@ -30,10 +30,11 @@ def progress_png(history: Sequence[SearchRecord], title: str) -> bytes:
     axes.annotate(
         f"{best[-1]:.2f} %",
         (evaluated[-1], best[-1]),
-        (-4, -14),
+        (4, 7),  # above the curve, which comes from the lower left
         textcoords="offset points",
         ha="right",
     )
+    axes.margins(y=0.1)
     axes.set_xlabel("subnets evaluated")
     axes.set_ylabel("best predicted accuracy so far (%)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
