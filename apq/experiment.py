@@ -18,6 +18,9 @@ from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
 
 EXPERIMENTS_DIR = Path("exps")
+BEST_NAME = "model_best.pth.tar"
+STOPPED = ".stopped"
+"""What is put behind the name of an experiment that half a search must not replace."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Experiment:
     @classmethod
     def path_for(cls, name: str, root: str | Path = EXPERIMENTS_DIR) -> Path:
         """Return the folder of an experiment name; raises ApqError when it is not a plain name."""
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
+        if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,99}}({STOPPED})?", name):
             raise ApqError(
                 f"experiment name {name[:120]!r} is not a plain name: use at most 100 letters, "
                 f"digits, '.', '_' and '-'; the folder is made under {root}/"
@@ -129,4 +132,4 @@ class Experiment:
     @property
     def best_checkpoint(self) -> Path:
         """The checkpoint that validation liked best."""
-        return self.checkpoint_dir / "model_best.pth.tar"
+        return self.checkpoint_dir / BEST_NAME

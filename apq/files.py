@@ -1,11 +1,13 @@
 """Files that are whole or not there: atomic writes, and reads that fail in one clear line."""
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -54,6 +56,15 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
     """Write JSON atomically; raises ApqError."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def table_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows of the same columns as the text of a CSV file; None is an empty cell."""
+    rows, text = list(rows), io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def read_text(path: str | Path) -> str:

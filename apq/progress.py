@@ -26,11 +26,11 @@ def track(items: Iterable[T], description: str, **options: Any) -> Iterable[T]:
 
 
 class Counter:
-    """A `progress` bar over a known number of steps; does nothing when nobody watches."""
+    """A `progress` bar over a known number of steps; none without a description or a terminal."""
 
     def __init__(self, description: str, total: int, done: int = 0) -> None:
         self._bar = None
-        if is_terminal():
+        if description and is_terminal():
             from progress.bar import Bar
 
             self._bar = Bar(description, max=total, suffix="%(index)d/%(max)d  %(note)s%(eta)d s ")

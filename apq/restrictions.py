@@ -40,7 +40,7 @@ def freeze(domain: Domain, parts: Sequence[str], subnet: Subnet) -> Domain:
                 f"nothing called '{part}' can be frozen{closest(part, known)}; there are "
                 f"{', '.join(known)}"
             )
-    if parts != ["architecture"] and not subnet.quantized:
+    if set(parts) != {"architecture"} and not subnet.quantized:
         raise ApqError("the subnet to freeze from has no bits: freeze its architecture alone")
     if not parts:
         return domain

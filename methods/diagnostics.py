@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from apq import files
 from apq.errors import ApqError
 from apq.subnet import Subnet
 from methods.problem import SearchProblem
@@ -34,15 +35,6 @@ def cost_columns(problem: SearchProblem) -> list[str]:
     return [COST_COLUMNS[limit.predictor.type] for limit in problem.limits]
 
 
-def to_csv(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    """Return a table as CSV; None is an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(headers)
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
 def to_json(value: Any) -> bytes:
     """Return a value as indented JSON."""
     return (json.dumps(value, indent=1) + "\n").encode()
@@ -50,11 +42,12 @@ def to_json(value: Any) -> bytes:
 
 def history_csv(history: Iterable[SearchRecord], problem: SearchProblem) -> bytes:
     """Return a row for each step: what was evaluated by then, and the best subnet's figures."""
+    columns = (*HISTORY_COLUMNS, *cost_columns(problem))
     rows = (
         (r.step, r.n_evaluated, round(r.seconds, 4), r.best_accuracy, *r.best_costs)
         for r in history
     )
-    return to_csv((*HISTORY_COLUMNS, *cost_columns(problem)), rows)
+    return files.table_csv(dict(zip(columns, row, strict=True)) for row in rows).encode()
 
 
 def read_history(text: str, problem: SearchProblem) -> tuple[SearchRecord, ...]:
@@ -143,38 +136,23 @@ def layers_csv(rows: Sequence[CostRow]) -> bytes:
     total_ms, total_mj = (
         sum(getattr(r, name) for r in rows) for name in ("latency_ms", "energy_mj")
     )
-    headers = (
-        "block",
-        "layer",
-        "shape",
-        "w_bits",
-        "a_bits",
-        "latency_ms",
-        "energy_mj",
-        "latency_share",
-        "energy_share",
-        "bitops",
-        "size_bytes",
+    table = (
+        {
+            "block": row.block,
+            "layer": row.name,
+            "shape": row.layer.description,
+            "w_bits": row.w_bits,
+            "a_bits": row.a_bits,
+            "latency_ms": row.latency_ms,
+            "energy_mj": row.energy_mj,
+            "latency_share": row.latency_ms / total_ms,
+            "energy_share": row.energy_mj / total_mj,
+            "bitops": row.bitops,
+            "size_bytes": row.size_bytes,
+        }
+        for row in rows
     )
-    return to_csv(
-        headers,
-        (
-            (
-                row.block,
-                row.name,
-                row.layer.description,
-                row.w_bits,
-                row.a_bits,
-                row.latency_ms,
-                row.energy_mj,
-                row.latency_ms / total_ms,
-                row.energy_mj / total_mj,
-                row.bitops,
-                row.size_bytes,
-            )
-            for row in rows
-        ),
-    )
+    return files.table_csv(table).encode()
 
 
 def heaviest(rows: Sequence[CostRow], figure: str, n: int = 5) -> list[dict[str, Any]]:

@@ -33,11 +33,6 @@ class Outcome:
     weights: np.ndarray
     """The weights (n_limits,) that prove the bound."""
 
-    @property
-    def proven_infeasible(self) -> bool:
-        """Whether it is certain that no subnet keeps the limits."""
-        return self.bound > 0
-
 
 def find_feasible(
     domain: Domain, option_costs: np.ndarray, fixed_costs: np.ndarray, maximum: np.ndarray

@@ -218,10 +218,5 @@ def round_up(value: float) -> str:
     return _short(math.ceil(value * 1e6) / 1e6)
 
 
-def round_down(value: float) -> str:
-    """Return six decimals, rounded down: a bound that stays one."""
-    return _short(math.floor(value * 1e6) / 1e6)
-
-
 def _short(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
 from apq.paths import find_model
 from apq.provenance import read_card
+
+if TYPE_CHECKING:
+    import torch
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -36,18 +40,29 @@ def make_parser(prog: str) -> cli.Parser:
         default=40,
         help="subnets measured once more at the end, to tell the noise",
     )
+    cli.add_nproc(parser)
     add_data(parser, default="digits")
     cli.add_common(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure until the file has the wanted numbers of pairs."""
-    from elastic_nn.networks.files import load_supernet
+    """Measure until the file has the wanted numbers of pairs, in as many processes as asked for."""
+    from imagenet_codebase.run_manager import distributed
     from imagenet_codebase.run_manager.evaluate import pick_device
+    from imagenet_codebase.run_manager.launch import relaunch
+
+    status = relaunch(args.nproc, args.device)
+    if status is not None:
+        return status
+    with distributed.group(pick_device(args.device)) as device:
+        return _collect(args, device)
+
+
+def _collect(args: argparse.Namespace, device: torch.device) -> int:
+    from elastic_nn.networks.files import load_supernet
     from methods.prediction.collect import collect
 
-    device = pick_device(args.device)
     supernet = find_model(args.supernet)
     net = load_supernet(supernet).net.to(device)
     data = open_data(args)

@@ -47,9 +47,7 @@ def write(name: str, points: Sequence[Point]) -> None:
         return
     rows = _rows(points, done)
     folder = Experiment.path_for(name)
-    files.write_bytes(
-        folder / "front.csv", diagnostics.to_csv(list(rows[0]), [row.values() for row in rows])
-    )
+    files.write_text(folder / "front.csv", files.table_csv(rows))
     shown = (*(f"max_{c}" for c in done[0].columns), "accuracy", *done[0].columns, "efficient")
     accuracies = [row["predicted_accuracy"] for row in rows]
     texts = [{**row, "accuracy": a and f"{a:.2%}"} for row, a in zip(rows, accuracies, strict=True)]

@@ -81,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         interrupted = _sweep(possible, args.overwrite)
     finally:
         front.write(args.exp_name, points)
+    if interrupted:
+        print("stopped; the same command goes on")
     return 130 if interrupted else 0
 
 

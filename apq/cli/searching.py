@@ -15,7 +15,7 @@ from apq import files
 from apq.cli import parser as cli
 from apq.cli.found_text import budget
 from apq.errors import ApqError
-from apq.experiment import Experiment
+from apq.experiment import STOPPED, Experiment
 from apq.progress import Counter
 from apq.provenance import provenance
 from apq.subnet import Subnet
@@ -90,6 +90,8 @@ def _of_same_request(job: Job, name: str, interrupted: bool) -> Experiment | Non
     except ApqError:
         return None  # damaged: then it is some other experiment
     is_same = all(report.get(key) == value for key, value in request.items())
+    # A history's columns are the limits in their order.
+    is_same = is_same and list(report["limits"]) == list(request["limits"])
     return experiment if is_same else None
 
 
@@ -97,6 +99,11 @@ def check_free(job: Job, stopped: Experiment | None, overwrite: bool) -> None:
     """Raise ApqError when `save` would fail, before time is spent on what it would keep."""
     is_own = stopped is not None and stopped.dir.name == job.name
     Experiment.check_free(job.name, overwrite=overwrite or is_own)
+    half = Experiment(Experiment.path_for(_stopped_name(job.name)))
+    if not is_own and Experiment.path_for(job.name).exists() and half.checkpoint_dir.exists():
+        raise ApqError(
+            f"{half.dir} is finetuned, and stopping this search would replace it: rename it first"
+        )
 
 
 def find(job: Job, start: np.ndarray | None = None, stopped: Experiment | None = None) -> Found:
@@ -151,7 +158,7 @@ def _limits_text(problem: SearchProblem) -> str:
 
 
 def _stopped_name(name: str) -> str:
-    return f"{name}.stopped"
+    return name + STOPPED
 
 
 def _read_stopped(experiment: Experiment, problem: SearchProblem) -> Stopped:

@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         dataset=data.name,
         image_size=data.image_size,
+        class_names=list(data.class_names),
         seed=args.seed,
         settings=asdict(settings),
         validation={k: round(v, 4) for k, v in history[-1].items() if k.endswith("_top1")},

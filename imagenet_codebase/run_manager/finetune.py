@@ -13,6 +13,7 @@ from torch import nn
 from apq import files
 from apq.errors import ApqError
 from apq.experiment import Experiment
+from apq.provenance import read_card
 from apq.subnet import Subnet
 from elastic_nn.networks import MobileNet
 from elastic_nn.networks.files import load_supernet, supernet_from
@@ -42,29 +43,39 @@ class FinetuneResult:
     history: list[dict[str, float]]
 
 
+def knows_classes_of(supernet_path: Path, n_classes: int, data: DataProvider) -> bool:
+    """Whether a supernet's `n_classes` classes are those of the data, as far as its card tells."""
+    card = read_card(supernet_path)
+    if n_classes != data.n_classes:
+        return False
+    if "class_names" in card:
+        return card["class_names"] == list(data.class_names)
+    return card.get("dataset", data.name) == data.name
+
+
 def starting_network(
     subnet: Subnet,
     supernet_path: Path,
-    n_classes: int,
+    data: DataProvider,
     statistics: list[torch.Tensor],
     device: torch.device,
     quantizer: str = "paper",
 ) -> MobileNet:
     """Cut the subnet out of a supernet, ready to be finetuned.
 
-    A supernet of other classes lends everything but the classifier. Batch statistics are taken
-    anew, from `statistics`, batches of training images; so are ranges, where the supernet has
-    none or the quantizer starts from others than the paper's.
+    A supernet of other classes than the data's lends everything but the classifier. Batch
+    statistics are taken anew, from `statistics`, batches of training images; so are ranges, where
+    the supernet has none or the quantizer starts from others than the paper's.
     """
     loaded = load_supernet(supernet_path, subnet.space)
     loaded.net.activate(subnet)
     net = loaded.net.extract()
-    if net.n_classes != n_classes:
+    if not knows_classes_of(supernet_path, net.n_classes, data):
         print(
-            f"{supernet_path} knows {net.n_classes} classes, the data have {n_classes}: the "
-            f"classifier starts afresh"
+            f"{supernet_path} knows other classes ({net.n_classes}) than {data.name} "
+            f"({data.n_classes}): the classifier starts afresh"
         )
-        net.replace_classifier(n_classes)
+        net.replace_classifier(data.n_classes)
     net = net.to(device, memory_format=torch.channels_last)
     net.set_quantizer(quantizer)
     net.reset_bn_statistics(statistics)
@@ -102,9 +113,7 @@ def finetune(
         net = net.to(device, memory_format=torch.channels_last)
         net.set_quantizer(settings.quantizer)
     else:
-        net = starting_network(
-            subnet, supernet_path, data.n_classes, statistics, device, settings.quantizer
-        )
+        net = starting_network(subnet, supernet_path, data, statistics, device, settings.quantizer)
     average = RunningAverage(net, settings.ema) if settings.ema else None
     teacher = read_teacher(supernet_path, data, statistics, device) if settings.distill else None
     result = average.module if average else net
@@ -170,10 +179,10 @@ def read_teacher(
     Raises ApqError when the supernet knows other classes.
     """
     net = load_supernet(supernet_path).net
-    if net.n_classes != data.n_classes:
+    if not knows_classes_of(supernet_path, net.n_classes, data):
         raise ApqError(
-            f"{supernet_path} knows {net.n_classes} classes and {data.name} has "
-            f"{data.n_classes}: it cannot teach; leave --distill at 0"
+            f"{supernet_path} knows other classes ({net.n_classes}) than {data.name} "
+            f"({data.n_classes}): it cannot teach; give --distill=0, or another --supernet"
         )
     net = net.extract().to(device, memory_format=torch.channels_last)
     net.reset_bn_statistics(statistics)

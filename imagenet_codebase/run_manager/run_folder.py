@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.util
-import io
 import subprocess
 import time
 from collections.abc import Iterable
@@ -38,10 +36,10 @@ class RunFolder:
 
     def end_epoch(self, history: list[dict[str, float]], net: nn.Module) -> None:
         """Write the figures so far: a row for each epoch, the same columns in all."""
-        files.write_text(self.folder / "summary.csv", to_csv(history))
+        files.write_text(self.folder / "summary.csv", files.table_csv(history))
         ranges = list(learned_ranges(net))
         if ranges:
-            files.write_text(self.folder / "ranges.csv", to_csv(ranges))
+            files.write_text(self.folder / "ranges.csv", files.table_csv(ranges))
         self._add_scalars(history[-1])
         if time.monotonic() - self._plotted_at > PLOT_EVERY_S:
             self.plot(history)
@@ -62,6 +60,11 @@ class RunFolder:
                 axes.legend(frameon=False)
                 files.write_bytes(self.folder / f"{kind}.png", to_png(figure))
         self._plotted_at = time.monotonic()
+
+    def forget(self) -> None:
+        """Remove what an earlier run has written, but for its scalars, which are cut by epoch."""
+        for name in ("run.json", "summary.csv", "ranges.csv", "top1.png", "loss.png"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def close(self, history: list[dict[str, float]]) -> None:
         """Draw the curves for the last time and let go of open files."""
@@ -97,15 +100,6 @@ def learned_ranges(net: nn.Module) -> Iterable[dict[str, Any]]:
                 "weight_range_min": float(weight_range.min()),
                 "weight_range_max": float(weight_range.max()),
             }
-
-
-def to_csv(rows: list[dict[str, Any]]) -> str:
-    """Return rows with the same keys as the text of a CSV file with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def git_commit() -> str | None:

@@ -41,14 +41,14 @@ def synchronize(net: nn.Module) -> None:
 
 
 def _statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return mean (C,), biased variance (C,) and number of values over all processes."""
-    var, mean = torch.var_mean(x, REDUCED, correction=0)
+    """Return mean (C,), biased variance (C,) and number of values over all processes, float32."""
+    var, mean = torch.var_mean(x.float(), REDUCED, correction=0)
     # In double precision: the variance is a difference of large sums.
     var, mean = var.double(), mean.double()
     count = torch.full_like(mean[:1], x.numel() / x.size(1))
     sums = distributed.total(torch.cat([count, count * mean, count * (var + mean**2)]))
     n, (first, second) = sums[:1], (sums[1:] / sums[:1]).chunk(2)
-    return first.to(x.dtype), (second - first**2).clamp_(min=0).to(x.dtype), n.to(x.dtype)
+    return first.float(), (second - first**2).clamp_(min=0).float(), n.float()
 
 
 class _Normalize(torch.autograd.Function):
@@ -64,9 +64,11 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, mean, scale = ctx.saved_tensors
         column = (1, -1, 1, 1)
-        normal = (x - mean.view(column)) * scale.view(column)
+        normal = (x.float() - mean.view(column)) * scale.view(column)
+        dtype, grad = grad.dtype, grad.float()
         sums = torch.stack([grad.sum(REDUCED), (grad * normal).sum(REDUCED)])
         n = x.numel() / x.size(1) * (dist.get_world_size() if dist.is_initialized() else 1)
         of_all = distributed.total(sums) / n
         centred = grad - of_all[0].view(column) - normal * of_all[1].view(column)
-        return centred * (weight * scale).view(column), sums[1], sums[0], None, None, None
+        grad_x = (centred * (weight * scale).view(column)).to(dtype)
+        return grad_x, sums[1], sums[0], None, None, None

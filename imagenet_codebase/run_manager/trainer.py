@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from apq.errors import ApqError
+from apq.experiment import BEST_NAME
 from apq.progress import deferred_interrupt, track
 from imagenet_codebase.data_providers import DataProvider, Loader
 from imagenet_codebase.run_manager import distributed, health
@@ -83,6 +84,11 @@ class Trainer:
         return self.states.last_path
 
     @property
+    def best_path(self) -> Path:
+        """The weights of the best epoch."""
+        return self.folder / BEST_NAME
+
+    @property
     def result(self) -> nn.Module:
         """The network that the run is for: the average where there is one."""
         return self.average.module if self.average else self.net
@@ -122,8 +128,10 @@ class Trainer:
         if state is None:
             return False
         # What a run older than a setting did is the setting's default.
-        defaults = asdict(type(self.settings)())
-        saved = {**defaults, **state, **state.get("settings", {})}
+        settings = state.get("settings", {})
+        if not isinstance(settings, dict):
+            raise self._foreign()
+        saved = {**asdict(type(self.settings)()), **state, **settings}
         expected = {**asdict(self.settings), **self.facts}
         for name, value in expected.items():
             if name not in FREE_SETTINGS and saved.get(name) != value:
@@ -134,10 +142,11 @@ class Trainer:
         try:
             self.restore(state)
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError):
-            raise ApqError(
-                f"{self.last_path} is no state of this run: begin anew with --restart"
-            ) from None
+            raise self._foreign() from None
         return True
+
+    def _foreign(self) -> ApqError:
+        return ApqError(f"{self.last_path} is no state of this run: begin anew with --restart")
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take a saved state as one's own."""
@@ -157,9 +166,11 @@ class Trainer:
             print(f"note: saved by {before} processes, going on with {now}: batches change")
 
     def forget(self) -> None:
-        """Drop an earlier run's states."""
+        """Drop an earlier run: its states, its best and its reports."""
         if distributed.is_first():
             self.states.forget()
+            self.reports.forget()
+            self.best_path.unlink(missing_ok=True)
 
     def run(self) -> bool:
         """Train to the last epoch; return False when Ctrl-C stopped it, with everything saved.
@@ -217,7 +228,7 @@ class Trainer:
         loader, n_steps = self.batches()
         first = self.next_step
         bar = track(
-            itertools.islice(loader, n_steps - first),
+            itertools.islice(loader, max(0, n_steps - first)),
             f"epoch {self.epoch + 1}/{self.settings.n_epochs}" if distributed.is_first() else "",
             initial=first,
             total=n_steps,
@@ -289,8 +300,7 @@ class Trainer:
         key = next(iter(figures))
         if self.keep_best and figures[key] >= max(row[key] for row in self.history):
             content = {"state_dict": self.result.state_dict(), "epoch": self.epoch}
-            path = self.folder / "model_best.pth.tar"
-            checkpoint.save(path, {**content, **figures, **self.facts})
+            checkpoint.save(self.best_path, {**content, **figures, **self.facts})
 
     # ---- health ----
 

@@ -212,7 +212,9 @@ class _Guided(Run):
 
 
 def _mean_size(values: np.ndarray) -> float:
-    return float(np.abs(values[np.isfinite(values)]).mean())
+    """Return the mean magnitude of the finite values; 1 without any: a unit has to be finite."""
+    sizes = np.abs(values[np.isfinite(values)])
+    return float(sizes.mean()) if len(sizes) else 1.0
 
 
 def _first_prices(prospects: Prospects) -> np.ndarray:

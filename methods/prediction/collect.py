@@ -17,6 +17,7 @@ from apq.space import SearchSpace
 from apq.subnet import Subnet
 from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.supernet import bn_batches, measure
 from methods.prediction.pairs import PairLog
 
@@ -71,9 +72,9 @@ def collect(
     `n_val_images` picks so many of the split's images at random, the same for every subnet, and
     keeps them ready in memory; 0 takes all of them. At the end `n_noise` subnets are measured
     once more to tell the noise (`noise_floor`), which the card then holds. `facts` name the
-    supernet; with those of the data they are kept beside the pairs. Goes on where an earlier call
-    was stopped; returns False when Ctrl-C stopped this one. Raises ApqError when the file holds
-    pairs that something else measured.
+    supernet; with those of the data they are kept beside the pairs. Several processes take turns
+    to measure; the first one writes. Goes on where an earlier call was stopped; returns False when
+    Ctrl-C stopped this one. Raises ApqError when the file holds pairs that something else measured.
     """
     device, started = next(net.parameters()).device, time.perf_counter()
     measured_with = {
@@ -84,29 +85,43 @@ def collect(
         "n_bn_images": n_bn_images,
         "seed": seed,
     }
-    log = PairLog(path, measured_with, net.space)
+    log: PairLog | None = None
+
+    def read() -> dict[Subnet, float]:
+        nonlocal log
+        log = PairLog(path, measured_with, net.space)
+        return dict(log.pairs)
+
+    pairs = distributed.from_first(read)
     statistics = bn_batches(data, n_bn_images, batch_size, device, seed, n_workers)
     images = validation_batches(data, n_val_images, batch_size, n_workers)
+    stopped = False
     with deferred_interrupt() as interrupted:
         for quantized, wanted in ((False, n_full), (True, n_quantized)):
-            have = sum(subnet.quantized == quantized for subnet in log.pairs)
-            bar = Counter("quantized pairs" if quantized else "full-precision pairs", wanted, have)
-            for subnet in draw_subnets(net.space, seed, quantized):
-                if interrupted or have >= wanted:
+            have = sum(subnet.quantized == quantized for subnet in pairs)
+            what = "quantized pairs" if quantized else "full-precision pairs"
+            bar = Counter(what if distributed.is_first() else "", wanted, have)
+            new = (s for s in draw_subnets(net.space, seed, quantized) if s not in pairs)
+            todo = itertools.islice(new, max(0, wanted - have))
+            for subnet, top1 in distributed.each(
+                todo, lambda s: measure(net, s, statistics, images).top1
+            ):
+                pairs[subnet] = round(100 * top1, 4)
+                if log:
+                    log.add(subnet, pairs[subnet])
+                bar.step(f"{top1:.1%}")
+                if stopped := any(distributed.any_of(bool(interrupted))):
                     break
-                if subnet in log.pairs:
-                    continue
-                accuracy = measure(net, subnet, statistics, images)
-                log.add(subnet, round(100 * accuracy.top1, 4))
-                have += 1
-                bar.step(f"{accuracy.top1:.1%}")
             bar.close()
+            if stopped:
+                break
         figures = {}
-        if n_noise and not interrupted:
+        if n_noise and not stopped:
             others = bn_batches(data, n_bn_images, batch_size, device, seed + 1, n_workers)
-            figures = {"noise_points": noise_floor(net, log.pairs, n_noise, others, images)}
-    log.finish((time.perf_counter() - started) / 60, **figures)
-    return not interrupted
+            figures = {"noise_points": noise_floor(net, pairs, n_noise, others, images)}
+    if log:
+        log.finish((time.perf_counter() - started) / 60, **figures)
+    return not stopped
 
 
 def noise_floor(
@@ -122,6 +137,6 @@ def noise_floor(
     images in `statistics`. A difference of two measurements strays by the square root of 2 more.
     """
     chosen = list(pairs)[:: max(1, len(pairs) // n)][:n]
-    again = [100 * measure(net, subnet, statistics, images).top1 for subnet in chosen]
-    off = np.array(again) - np.array([pairs[subnet] for subnet in chosen])
+    again = distributed.each(chosen, lambda s: 100 * measure(net, s, statistics, images).top1)
+    off = np.array([top1 - pairs[subnet] for subnet, top1 in again])
     return float(np.sqrt(np.mean(off**2) / 2))

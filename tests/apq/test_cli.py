@@ -43,7 +43,7 @@ SURFACE = {
         --quantized_lr --batch_size --warmup_epochs --n_random --small_image_size --compile
         --restart {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_bn_images --n_val_images --n_noise
-        {DATA}""",
+        --nproc {DATA}""",
     "predictor": """--pairs --out_dir --n_epochs --lr --weight_decay --transfer_lr --held_out
         --ensemble --study""",
     "compare": f"--exp_names --n_random --out {RECIPE} {DATA}",

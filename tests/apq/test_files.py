@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from apq import ApqError, Experiment, files
+from apq.experiment import STOPPED
 from apq.provenance import card_path, read_card, write_card
 from apq.subnet import smallest
 
@@ -130,6 +131,8 @@ def test_what_cannot_be_written_is_known_before_the_work(tmp_path):
         Experiment.check_free("found", tmp_path / "exps")
     with pytest.raises(ApqError, match="at most 100 letters"):
         Experiment.check_free("x" * 101, tmp_path)
+    Experiment.check_free("x" * 100, tmp_path)
+    Experiment.check_free("x" * 100 + STOPPED, tmp_path)
 
 
 def test_a_card_speaks_of_its_own_file_alone(tmp_path):

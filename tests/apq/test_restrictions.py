@@ -98,7 +98,8 @@ def test_what_cannot_be_is_told(narrow, message):
         narrow(Domain.whole(PAPER_SPACE))
 
 
-def test_the_architecture_of_a_full_precision_subnet_can_be_frozen(rng):
-    domain = restrictions.freeze(Domain.whole(PAPER_SPACE), ["architecture"], largest())
+@pytest.mark.parametrize("parts", [["architecture"], ("architecture",)])
+def test_the_architecture_of_a_full_precision_subnet_can_be_frozen(rng, parts):
+    domain = restrictions.freeze(Domain.whole(PAPER_SPACE), parts, largest())
     genes = draw(domain, rng, 20)
     assert {s.full_precision() for s in PAPER_SPACE.decode(genes)} == {largest()}

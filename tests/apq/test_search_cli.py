@@ -347,6 +347,25 @@ def test_a_finetuned_half_is_not_replaced(home, call, stopped_call):
     assert "exps/found exists" in call("search", *flags, "--constraint=9")[2]
 
 
+def test_a_finetuned_half_beside_a_whole_one_is_not_replaced(home, call, stopped_call):
+    flags = ("search", "--exp_name=found", "--constraint=9", "--overwrite", "--generations=40")
+    call("search", "--exp_name=found", "--constraint=5", QUICK)
+    assert stopped_call(10, *flags)[0] == 130
+    found("found.stopped").checkpoint_dir.mkdir()
+    status, _, err = call(*flags)
+    assert status == 2
+    assert "exps/found.stopped is finetuned, and stopping this search would replace it" in err
+    assert found("found.stopped").checkpoint_dir.exists()
+
+
+def test_limits_in_another_order_are_another_request(home, call, stopped_call):
+    flags = ("search", "--exp_name=found", "--generations=40")
+    assert stopped_call(10, *flags, "--constraint=12", "--max_energy_mj=14")[0] == 130
+    other = ("--constraint=14", "--type=energy", "--max_latency_ms=12")
+    assert "exps/found exists" in call(*flags, *other)[2]
+    assert call(*flags, *other, "--overwrite")[0] == 0
+
+
 def test_half_a_search_beside_a_whole_one_becomes_the_new_one(home, call, stopped_call):
     flags = ("search", "--exp_name=found", "--constraint=9", "--overwrite", "--generations=40")
     call("search", "--exp_name=found", "--constraint=5", QUICK)

@@ -9,10 +9,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from apq import ApqError, Experiment, Subnet
+from apq.provenance import write_card
 from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
-from elastic_nn.networks.files import save_supernet
+from elastic_nn.networks.files import load_supernet, save_supernet
 from imagenet_codebase.run_manager import finetune as module
 from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
 from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
@@ -45,7 +46,9 @@ def statistics(data):
     return bn_batches(data, 24, 12, CPU)
 
 
-def test_finetuning_learns_and_its_folder_reads_back(experiment, supernet_file, toy_data):
+def test_finetuning_learns_and_its_folder_reads_back(
+    experiment, supernet_file, toy_data, monkeypatch
+):
     result = finetune(experiment, supernet_file, toy_data, SETTINGS, CPU)
     assert result.finished
     assert len(result.history) == 2
@@ -63,17 +66,46 @@ def test_finetuning_learns_and_its_folder_reads_back(experiment, supernet_file, 
     again = finetune(experiment, supernet_file, toy_data, SETTINGS, CPU)
     assert again.initial_top1 is None  # it was finished: nothing starts over
     assert again.best_top1 == result.best_top1
-    restarted = finetune(experiment, supernet_file, toy_data, SETTINGS, CPU, restart=True)
+    one_epoch = replace(SETTINGS, n_epochs=1)
+    seen = []
+    monkeypatch.setattr(Trainer, "run", lambda _: seen.extend(experiment.checkpoint_dir.iterdir()))
+    restarted = finetune(experiment, supernet_file, toy_data, one_epoch, CPU, restart=True)
     assert restarted.initial_top1 == result.initial_top1
+    seen = [path for path in seen if path.name != "tensorboard"]
+    assert not seen  # a run that is killed in its first epoch must not show the old one's best
 
 
 def test_another_number_of_classes_gets_a_new_classifier(
     experiment, supernet_file, toy_data, capsys
 ):
-    net = starting_network(experiment.subnet(), supernet_file, 5, statistics(toy_data), CPU)
+    data = replace(toy_data, class_names=tuple("abcde"))
+    net = starting_network(experiment.subnet(), supernet_file, data, statistics(toy_data), CPU)
     assert net.classifier.linear.weight.shape == (5, 1280)
     assert net.classifier.linear.w_bits == 8
-    assert "knows 4 classes, the data have 5" in capsys.readouterr().out
+    assert "knows other classes (4) than toy (5)" in capsys.readouterr().out
+
+
+def test_as_many_classes_of_other_data_are_other_classes(
+    experiment, supernet_file, toy_data, tmp_path, capsys
+):
+    path, batches = tmp_path / "supernet.pth.tar", statistics(toy_data)
+    path.write_bytes(supernet_file.read_bytes())
+
+    def keeps_classifier(**card):
+        write_card(path, **card)
+        torch.manual_seed(7)
+        net = starting_network(experiment.subnet(), path, toy_data, batches, CPU)
+        own = load_supernet(path).net.classifier.linear.weight
+        return torch.equal(net.classifier.linear.weight, own)
+
+    assert keeps_classifier()
+    assert keeps_classifier(dataset="toy")
+    assert keeps_classifier(dataset="folder", class_names=list(toy_data.class_names))
+    assert not keeps_classifier(dataset="digits")
+    assert "knows other classes (4) than toy (4)" in capsys.readouterr().out
+    assert not keeps_classifier(dataset="toy", class_names=list("abcd"))
+    with pytest.raises(ApqError, match="it cannot teach; give --distill=0"):
+        module.read_teacher(path, toy_data, batches, CPU)
 
 
 def test_a_supernet_without_ranges_is_calibrated(experiment, supernet_file, toy_data, tmp_path):
@@ -82,7 +114,7 @@ def test_a_supernet_without_ranges_is_calibrated(experiment, supernet_file, toy_
     checkpoint.save(tmp_path / "bare", {"state_dict": bare})
     ranges = {}
     for path in (supernet_file, tmp_path / "bare"):
-        net = starting_network(experiment.subnet(), path, 4, statistics(toy_data), CPU)
+        net = starting_network(experiment.subnet(), path, toy_data, statistics(toy_data), CPU)
         layers = net.quantized_layers().values()
         ranges[path.name] = {layer.activation_range.item() for layer, _ in layers}
     assert ranges["supernet.pth.tar"] == {6.0}
@@ -95,7 +127,8 @@ def test_learned_quantizers_start_close_and_read_back(
 ):
     subnet, batches = experiment.subnet().with_bits(4), statistics(toy_data)
     net, paper = (
-        starting_network(subnet, supernet_file, 4, batches, CPU, q) for q in (quantizer, "paper")
+        starting_network(subnet, supernet_file, toy_data, batches, CPU, q)
+        for q in (quantizer, "paper")
     )
     ranges = [layer.weight_range for layer, _ in net.quantized_layers().values()]
     assert all(isinstance(r, torch.nn.Parameter) and (r > 0).all() for r in ranges)
@@ -132,7 +165,7 @@ def test_a_teacher_moves_the_student_towards_its_answers(experiment, supernet_fi
     images, labels = next(iter(toy_data.loader("train", 8)))
     grads = []
     for distill in (0.0, 1.0):
-        net = starting_network(experiment.subnet(), supernet_file, 4, batches, CPU)
+        net = starting_network(experiment.subnet(), supernet_file, toy_data, batches, CPU)
         step = module.FinetuneStep(net, replace(SETTINGS, distill=distill), teacher)
         step(images, labels, (0, 0, 0))
         bias = net.classifier.linear.bias.grad
@@ -148,7 +181,7 @@ def test_a_teacher_moves_the_student_towards_its_answers(experiment, supernet_fi
 def test_a_teacher_of_other_classes_is_refused(experiment, supernet_file, toy_data):
     data = replace(toy_data, class_names=("a", "b", "c", "d", "e"))
     settings = replace(SETTINGS, distill=0.5)
-    with pytest.raises(ApqError, match="knows 4 classes and toy has 5: it cannot teach"):
+    with pytest.raises(ApqError, match=r"classes \(4\) than toy \(5\): it cannot teach"):
         finetune(experiment, supernet_file, data, settings, CPU)
 
 

@@ -1,5 +1,6 @@
 """The scripts with --nproc 2: as a user types them, in two processes that nobody sees."""
 
+import json
 import os
 import subprocess
 import sys
@@ -41,6 +42,20 @@ def test_two_processes_finetune_and_test_as_one(home, capsys):
     assert "on the 360 test images of digits at 32 px" in two.stdout
     assert cli.run("test", ["--exp_dir=exps/small"], "test.py") == 0
     assert capsys.readouterr().out == two.stdout
+
+
+def test_two_processes_collect_the_same_pairs(home):
+    what = ("--n_full=2", "--n_quantized=3", "--n_bn_images=64", "--n_val_images=64")
+    flags = ("collect", *what, "--n_noise=2", "--image_size=32")
+    for n in (1, 2):
+        done = run("apq/__main__.py", *flags, f"--nproc={n}", f"--out=pairs{n}.json")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[-1] == f"pairs: pairs{n}.json"
+    one, two = (json.loads((home / f"pairs{n}.json").read_text()) for n in (1, 2))
+    assert list(one) == list(two)
+    # Batches of another process may be summed in another order: one image of 64 may differ.
+    assert all(abs(one[arch] - two[arch]) <= 100 / 64 for arch in one)
+    assert not list(home.glob("*.log"))
 
 
 def test_a_mistake_is_told_once(home):

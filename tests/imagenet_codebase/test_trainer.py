@@ -193,7 +193,7 @@ def test_a_file_that_is_no_state_of_the_run_is_named(start):
     trainer = start(arch="a")
     trainer.save()
     state = checkpoint.load(trainer.last_path)
-    for change in ({"state_dict": {}}, {"optimizer": 3}, {"optimizer": {}}):
+    for change in ({"state_dict": {}}, {"optimizer": 3}, {"optimizer": {}}, {"settings": "x"}):
         checkpoint.save(trainer.last_path, {**state, **change})
         with pytest.raises(ApqError, match="is no state of this run"):
             start(arch="a").resume()

@@ -1,5 +1,7 @@
 """The evolutionary search: its own promises, and a golden run; those of all modes: test_modes."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,19 @@ def test_golden_run(bounded, additive) -> None:
     assert free.costs[0] == pytest.approx(35.76189, abs=1e-9)
     assert bound.accuracy == pytest.approx(0.698015873016, abs=1e-9)
     assert bound.costs[0] == pytest.approx(10.940028, abs=1e-9)
+
+
+def test_memory_does_not_grow_with_the_candidates(bounded) -> None:
+    peaks, n_evaluated = [], []
+    problem = bounded(1000.0, lambda genes: genes.mean(axis=1))
+    for generations in (200, 500):
+        tracemalloc.start()
+        result = search(problem, EvolutionSettings(generations=generations))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        n_evaluated.append(result.n_evaluated)
+    # A candidate's genes alone are 1,056 bytes; a generation's record is a few hundred.
+    assert (peaks[1] - peaks[0]) / (n_evaluated[1] - n_evaluated[0]) < 20
 
 
 def test_of_equally_accurate_subnets_the_cheapest_wins(bounded, latency) -> None:

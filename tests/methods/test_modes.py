@@ -200,6 +200,23 @@ def test_the_search_stays_in_its_domain(mode: str, problem) -> None:
 
 
 @EVERY_MODE
+@pytest.mark.parametrize("n_free", [0, 1])
+def test_next_to_nothing_to_choose_from_is_enough(mode: str, n_free: int, problem) -> None:
+    problem, seen, _ = problem
+    kept = problem.cheapest
+    columns = np.arange(PAPER_SPACE.n_genes)[n_free:]
+    domain = Domain.whole(PAPER_SPACE).fix(columns, kept[0, columns])
+    part = SearchProblem(
+        PAPER_SPACE, problem.score_fn, problem.limits, domain, slope_fn=problem.slope_fn
+    )
+    seen.clear()
+    with np.errstate(all="raise"):
+        found = run(mode, part)
+    assert domain.contains(np.concatenate(seen)).all()
+    assert (found.genes[:, n_free:] == kept[:, n_free:]).all()
+
+
+@EVERY_MODE
 def test_two_limits_hold_together(mode: str, problem, latency) -> None:
     problem, seen, _ = problem
     energy = LatencyPredictor("energy")
