@@ -1,11 +1,12 @@
 """What each part of the finetuning recipe is worth: the ablation of docs/finetuning.md.
 
-python -m benchmarks.recipes --data_dir DIR --exp_names A,B --out FILE.csv
+python -m benchmarks.recipes --data_dir DIR --exp_names A,B --out FILE.csv [--only w4a4]
     [--dataset cifar10] [--n_epochs 1] [--epoch_images 15000] [--seeds 3] [--folder DIR]
 
-Every variant finetunes the subnets of the experiments and, for each of them, the same architecture
-with 4 bits everywhere; `full precision` is that architecture without quantization. Goes on where
-it was stopped. The figures are test accuracies: mean and standard deviation over the seeds.
+Every variant finetunes the subnets of the experiments (`searched`) and the same architectures with
+4 bits everywhere (`w4a4`), or one of these kinds only; `full precision` is an architecture without
+quantization. Goes on where it was stopped. The figures are test accuracies: mean and standard
+deviation over the seeds.
 """
 
 from __future__ import annotations
@@ -49,14 +50,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def subnets(names: str) -> dict[str, Subnet]:
+def subnets(names: str, only: str | None) -> dict[str, Subnet]:
     """Return each experiment's subnet, and its twin of 4 bits with kernels that allow them."""
     found = {}
     for name in names.split(","):
         subnet = Experiment.open(Experiment.path_for(name.strip())).subnet()
-        found[name] = subnet
-        runnable = replace(subnet, kernels=tuple(min(k, 5) for k in subnet.kernels))
-        found[f"{name}-w4a4"] = runnable.with_bits(4)
+        if only != "w4a4":
+            found[name] = subnet
+        if only != "searched":
+            runnable = replace(subnet, kernels=tuple(min(k, 5) for k in subnet.kernels))
+            found[f"{name}-w4a4"] = runnable.with_bits(4)
     return found
 
 
@@ -64,6 +67,7 @@ def main() -> None:
     """Finetune everything, print the table and write every run's figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--exp_names", required=True)
+    parser.add_argument("--only", choices=("searched", "w4a4"))
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--data_dir", type=Path)
     parser.add_argument("--supernet", type=Path)
@@ -76,12 +80,16 @@ def main() -> None:
     data = open_dataset(args.dataset, args.data_dir)
     supernet = find_supernet(args.supernet, data.name)
     folder = args.folder or args.out.with_name(args.out.name + ".run")
-    todo = subnets(args.exp_names)
+    todo = subnets(args.exp_names, args.only)
     results: dict[tuple[str, str], list[float]] = {}
     for seed in range(args.seeds):
         for number, (variant, options) in enumerate(VARIANTS.items()):
             settings = FinetuneSettings(
-                **options, n_epochs=args.n_epochs, epoch_images=args.epoch_images, seed=seed
+                **options,
+                n_epochs=args.n_epochs,
+                epoch_images=args.epoch_images,
+                seed=seed,
+                compile=True,
             )
             run_folder = folder / f"{number}-{seed}"
             bench = FinetuningBench(supernet, data, settings, run_folder, pick_device())

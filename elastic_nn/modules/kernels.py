@@ -137,8 +137,11 @@ def parts(limit: torch.Tensor, *tensors: torch.Tensor) -> Iterator[tuple[torch.T
 def compile_kernels(device: torch.device) -> None:
     """Run every kernel as one compiled loop from now on, where one range serves many values.
 
-    Takes some seconds; raises ApqError when torch cannot compile here, and leaves all as it was.
+    Takes some seconds, the first time. Raises ApqError when torch cannot compile here, and leaves
+    all as it was.
     """
+    if _compiled:
+        return
     n_arguments = {  # values, then bounds
         clipped_forward: (1, 3),
         clipped_backward: (2, 2),

@@ -106,7 +106,7 @@ class Trainer:
                 {
                     "state_dict": self.net.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
-                    **({"average": self.average.module.state_dict()} if self.average else {}),
+                    **({"average": self.average.state_dict()} if self.average else {}),
                     "epoch": self.epoch,
                     "next_step": self.next_step,
                     "n_processes": distributed.shard().n_processes,
@@ -153,7 +153,7 @@ class Trainer:
         self.net.load_state_dict(state["state_dict"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:
-            self.average.module.load_state_dict(state["average"])
+            self.average.load_state_dict(state["average"])
         self.epoch, self.next_step = state["epoch"], state["next_step"]
         self.history = state["history"]
         # They are the sums of all processes.

@@ -155,7 +155,7 @@ def test_the_average_follows_the_weights_and_is_what_is_kept(experiment, superne
     last = checkpoint.load(experiment.checkpoint_dir / "last.pth.tar")
     best = checkpoint.load(experiment.best_checkpoint)["state_dict"]
     name = "classifier.linear.weight"
-    assert torch.equal(best[name], last["average"][name])
+    assert torch.equal(best[name], last["average"]["module"][name])
     assert not torch.equal(best[name], last["state_dict"][name])
 
 

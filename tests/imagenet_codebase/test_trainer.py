@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from apq import ApqError, files
 from apq.subnet import smallest
 from elastic_nn.networks import MobileNet
+from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
 from imagenet_codebase.run_manager.optimizer import make_optimizer
 from imagenet_codebase.run_manager.settings import TrainingSettings
@@ -82,6 +83,26 @@ def test_the_schedule_by_hand():
 def test_settings_out_of_range_are_refused(change, message):
     with pytest.raises(ApqError, match=message):
         TrainingSettings(**change)
+
+
+def test_the_average_by_hand():
+    net = torch.nn.BatchNorm1d(1, affine=True)
+    average = RunningAverage(net, decay=0.15)
+    weights = []
+    for value in (2.0, 3.0, 5.0):
+        net.weight.data.fill_(value)
+        net.running_mean.fill_(value)
+        average.follow(net)
+        weights.append(average.module.weight.item())
+    # It starts at 1, with decays of 1/10, then 0.15 instead of 2/11 and 3/12.
+    first = 0.1 * 1 + 0.9 * 2
+    second = 0.15 * first + 0.85 * 3
+    assert weights == pytest.approx([first, second, 0.15 * second + 0.85 * 5])
+    assert average.module.running_mean.item() == 5
+    again = RunningAverage(net, decay=0.15)
+    again.load_state_dict(average.state_dict())
+    assert again.n_steps == 3
+    assert torch.equal(again.module.weight, average.module.weight)
 
 
 def test_only_filters_decay(start):
