@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "best": BEST,
     "best, paper's quantizer": without("quantizer"),
     "best, lsq for the layer": {**BEST, "quantizer": "lsq"},
-    "best, no teacher": without("distill"),
+    "best, and a teacher": {**BEST, "distill": 0.5},
     "best, no average": without("ema"),
     "best, no fresh batch statistics": without("reset_bn"),
 }

@@ -37,7 +37,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "quantizer": "lsq-channel",
         "lr": 0.01,
         "warmup_epochs": 0.2,
-        "distill": 0.5,
         "ema": 0.998,
         "reset_bn": True,
         "grad_clip": 5.0,

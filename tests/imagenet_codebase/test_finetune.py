@@ -236,7 +236,8 @@ def test_a_step_never_waits_for_the_device(experiment, supernet_file, toy_data, 
                 torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(Trainer, "run_step", watched)
-    settings = FinetuneSettings(**{**RECIPES["best"], "n_epochs": 1, "batch_size": 8})
+    recipe = {**RECIPES["best"], "distill": 0.5, "n_epochs": 1, "batch_size": 8}
+    settings = FinetuneSettings(**recipe)
     assert finetune(experiment, supernet_file, toy_data, settings, device).finished
     assert waiting.n > 1000
     assert not waiting.seen
