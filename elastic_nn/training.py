@@ -24,6 +24,8 @@ class SandwichSettings:
     """Share of the smaller subnets that run with random bit widths."""
     n_random: int = 2
     """Random subnets a step, beside the largest and the smallest."""
+    sandwich_every: int = 1
+    """The largest and the smallest run in one of so many steps, the random ones in each."""
     label_smoothing: float = 0.1
     small_image_size: int = 0
     """Side to which images are shrunk in the first epochs, which then take less time; 0: none."""
@@ -35,7 +37,9 @@ class SandwichStep:
     """One step: forward and backward of the largest, the smallest and random subnets.
 
     The largest, in full precision, learns from the labels; the rest from its softened answers
-    (sandwich rule and in-place distillation: universally slimmable networks, ICCV 2019).
+    (sandwich rule and in-place distillation: universally slimmable networks, ICCV 2019). As it
+    costs more than the rest together, it may be left out of some steps, with the smallest: then
+    the random ones learn from the labels.
     """
 
     def __init__(self, net: OnceForAllNet, settings: SandwichSettings) -> None:
@@ -43,7 +47,7 @@ class SandwichStep:
         self.largest, self.smallest = largest(net.space), smallest(net.space)
 
     def subnets(self, key: tuple[int, ...]) -> list[Subnet]:
-        """Return the smaller subnets of the step named by `key`; the same key draws the same."""
+        """Return the smallest and random subnets of the step named by `key`, always the same."""
         rng, space, n = np.random.default_rng(key), self.net.space, self.settings.n_random
         genes = np.concatenate([space.sample(rng, 1), space.sample_spread(rng, n)])
         narrow, *drawn = space.decode(genes)
@@ -59,23 +63,35 @@ class SandwichStep:
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor, key: tuple[int, ...]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the gradients of one batch; return the largest's loss and number of right answers.
+        """Add the gradients of one batch; return its first subnet's loss and right answers.
 
         The key is (seed, epoch, step).
         """
         if self.settings.small_image_size and key[1] < self.settings.small_epochs:
             size = (self.settings.small_image_size,) * 2
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-        self.net.activate(self.largest)
+        if not self.settings.elastic:
+            subnets = [self.largest]
+        elif key[2] % self.settings.sandwich_every:
+            subnets = self.subnets(key)[1:]
+        else:
+            subnets = [self.largest, *self.subnets(key)]
+        logits, loss = self._learn(subnets[0], images, labels)
+        teacher = logits.softmax(1) if subnets[0] is self.largest else labels
+        for subnet in subnets[1:]:
+            self._learn(subnet, images, teacher)
+        return loss, (logits.argmax(1) == labels).sum()
+
+    def _learn(
+        self, subnet: Subnet, images: torch.Tensor, answers: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add a subnet's gradients; labels (N,) are smoothed, a teacher's answers (N, C) not."""
+        self.net.activate(subnet)
         logits = self.net(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        smoothing = self.settings.label_smoothing if answers.dim() == 1 else 0.0
+        loss = F.cross_entropy(logits, answers, label_smoothing=smoothing)
         loss.backward()
-        if self.settings.elastic:
-            teacher = logits.detach().softmax(1)
-            for subnet in self.subnets(key):
-                self.net.activate(subnet)
-                F.cross_entropy(self.net(images), teacher).backward()
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        return logits.detach(), loss.detach()
 
 
 def calibrate_activations(net: OnceForAllNet, batches: Iterable[torch.Tensor]) -> None:

@@ -9,7 +9,8 @@ import torch
 
 from apq.space import SearchSpace, Stage
 from imagenet_codebase.data_providers import DataProvider
-from imagenet_codebase.data_providers.memory import MemorySource, Normalization, crop_and_flip
+from imagenet_codebase.data_providers.memory import MemorySource, crop_and_flip
+from imagenet_codebase.data_providers.normalization import Normalization
 from imagenet_codebase.data_providers.splits import Split
 
 # Threads that wait for each other by spinning are slow where test processes share the cores.

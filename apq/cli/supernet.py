@@ -6,11 +6,15 @@ import argparse
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
 from apq.provenance import write_card
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    import torch
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -51,6 +55,13 @@ def make_parser(prog: str) -> cli.Parser:
         help="subnets a step",
     )
     group.add_argument(
+        "--sandwich_every",
+        type=cli.whole_number(1),
+        default=SupernetSettings.sandwich_every,
+        metavar="STEPS",
+        help="run the largest and the smallest subnet, too, in one of so many steps",
+    )
+    group.add_argument(
         "--small_image_size",
         type=cli.whole_number(0),
         default=SupernetSettings.small_image_size,
@@ -63,26 +74,35 @@ def make_parser(prog: str) -> cli.Parser:
         help="run the quantizers' passes as compiled loops; default: in runs of 500 steps on",
     )
     parser.add_argument("--restart", action="store_true", help="drop an earlier run and begin anew")
+    cli.add_nproc(parser)
     add_data(parser, default="digits")
     cli.add_common(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, and write the supernet with its card."""
-    from elastic_nn.networks.files import save_supernet
+    """Train, and write the supernet with its card, in as many processes as were asked for."""
+    from imagenet_codebase.run_manager import distributed
     from imagenet_codebase.run_manager.evaluate import pick_device
-    from imagenet_codebase.run_manager.supernet import train_supernet
+    from imagenet_codebase.run_manager.launch import relaunch
 
-    device = pick_device(args.device)
-    data = open_data(args)
-    settings = SupernetSettings(
+    settings = _settings(args)
+    status = relaunch(args.nproc, args.device)
+    if status is not None:
+        return status
+    with distributed.group(pick_device(args.device)) as device:
+        return _train(args, settings, device)
+
+
+def _settings(args: argparse.Namespace) -> SupernetSettings:
+    return SupernetSettings(
         largest_epochs=args.largest_epochs,
         elastic_epochs=args.elastic_epochs,
         quantized_epochs=args.quantized_epochs,
         lr=args.lr,
         quantized_lr=args.quantized_lr,
         n_random=args.n_random,
+        sandwich_every=args.sandwich_every,
         small_image_size=args.small_image_size,
         init=args.init,
         training=TrainingSettings(
@@ -94,14 +114,25 @@ def run(args: argparse.Namespace) -> int:
             compile=args.compile,
         ),
     )
+
+
+def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.device) -> int:
+    from elastic_nn.networks.files import save_supernet
+    from imagenet_codebase.run_manager import distributed
+    from imagenet_codebase.run_manager.supernet import train_supernet
+
+    data = open_data(args)
     folder = args.out.with_name(args.out.name + ".run")
-    if args.restart:
+    # Started again after a loss, a run goes on: what it saved is its own.
+    if args.restart and distributed.is_first() and not distributed.restarted():
         shutil.rmtree(folder, ignore_errors=True)
     trained = train_supernet(data, settings, folder, device)
     if trained is None:
         print(f"stopped; the same command goes on from {folder}")
         return 130
     net, history = trained
+    if not distributed.is_first():
+        return 0
     save_supernet(net, args.out)
     write_card(
         args.out,

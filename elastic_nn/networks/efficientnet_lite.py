@@ -8,12 +8,14 @@ stage; only its fourth stage is wider than ours.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 from apq.errors import ApqError
 from elastic_nn.modules import ElasticBatchNorm2d
+from elastic_nn.networks.batch_statistics import adopt_batch_statistics
 from elastic_nn.networks.blocks import ConvLayer, InvertedBlock
 from elastic_nn.networks.ofa import OnceForAllNet
 from utils import checkpoint
@@ -37,15 +39,28 @@ def read_weights() -> State:
     return checkpoint.state_dict(checkpoint.load(found[0]))
 
 
-@torch.no_grad()
-def load(net: OnceForAllNet, source: State) -> None:
-    """Copy stem, blocks and features; the classifier and the batch statistics stay as they are.
+# What its pixels in 0..255 become before the stem: (pixel - 127) / 128.
+PIXEL_OFFSET, PIXEL_SCALE = 127, 128
 
-    Kernels of 3 and 5 go to the centre of the largest kernel. A block that the source lacks gets
-    a copy of the stage's last one, with a shortcut only: its output is scaled by 0. Where the
-    source is wider, the channels that its next layers weigh most are kept. Its inputs are scaled
-    otherwise and padded at other sides; batch norm takes out the former, training the latter.
-    Raises ApqError when a tensor is missing or the space is too different.
+
+@torch.no_grad()
+def load(
+    net: OnceForAllNet,
+    source: State,
+    batches: Iterable[torch.Tensor],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    """Copy stem, blocks and features, so that the largest subnet computes what the source does.
+
+    Smaller kernels go into the largest one, and a block that the source lacks gets a copy of the
+    stage's last one, with a shortcut only: its output is scaled by 0. Where the source is wider,
+    the channels that its next layers weigh most are kept. The classifier stays as it is.
+
+    `batches` are images (N, 3, S, S) to learn from, normalised by `mean` and `std` of pixels in
+    0..1. Their statistics replace the source's without a change of what the network computes:
+    taking them without a correction costs the features most of their worth. Raises ApqError when
+    a tensor is missing or the space is too different.
     """
     try:
         _copy(net, source)
@@ -53,6 +68,17 @@ def load(net: OnceForAllNet, source: State) -> None:
         raise ApqError(f"the {NAME} weights lack the tensor {error}") from None
     except (RuntimeError, IndexError):
         raise ApqError(f"the {NAME} weights do not fit this search space") from None
+    _rescale_inputs(net.first_conv, torch.tensor(mean), torch.tensor(std))
+    adopt_batch_statistics(net, batches)
+
+
+def _rescale_inputs(stem: ConvLayer, mean: torch.Tensor, std: torch.Tensor) -> None:
+    """Let the stem read images normalised by mean and std as it read the source's."""
+    weight = stem.conv.weight
+    mean, std = mean.to(weight), std.to(weight)
+    offset = (255 * mean - PIXEL_OFFSET) / PIXEL_SCALE
+    stem.bn.running_mean -= weight.sum((2, 3)) @ offset
+    weight *= (255 / PIXEL_SCALE * std)[:, None, None]
 
 
 def _copy(net: OnceForAllNet, source: State) -> None:
@@ -116,7 +142,12 @@ def _copy_layer(
     outputs: torch.Tensor | None = None,
     inputs: torch.Tensor | None = None,
 ) -> None:
-    """Copy the chosen channels; a smaller kernel goes to the centre, zeros around it."""
+    """Copy the chosen channels; around a smaller kernel there are zeros.
+
+    At stride 2 the source pads as TensorFlow does, with one row less at the top and one column
+    less at the left than ours: its kernel sits one to the right of and one below the centre. The
+    stem has no room for that, and sees its images shifted by a pixel.
+    """
     weight = source[f"{conv}.weight"]
     if outputs is not None:
         weight = weight[outputs]
@@ -124,13 +155,15 @@ def _copy_layer(
         weight = weight[:, inputs]
     target = layer.conv.weight
     margin = (target.size(-1) - weight.size(-1)) // 2
-    target.copy_(torch.nn.functional.pad(weight, (margin,) * 4))
+    shift = 1 if margin and layer.conv.stride[0] == 2 else 0
+    before, after = margin + shift, margin - shift
+    target.copy_(torch.nn.functional.pad(weight, (before, after) * 2))
     _copy_norm(layer.bn, source, bn, outputs)
 
 
 def _copy_norm(
     norm: ElasticBatchNorm2d, source: State, name: str, channels: torch.Tensor | None
 ) -> None:
-    for field in ("weight", "bias"):
+    for field in ("weight", "bias", "running_mean", "running_var"):
         values = source[f"{name}.{field}"]
         getattr(norm, field).copy_(values if channels is None else values[channels])

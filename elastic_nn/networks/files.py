@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,13 +47,20 @@ def supernet_from(
     return LoadedSupernet(net, any(name.endswith(".activation_range") for name in given))
 
 
-def start_from(net: OnceForAllNet, source: str) -> None:
+def start_from(
+    net: OnceForAllNet,
+    source: str,
+    batches: Iterable[torch.Tensor],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
     """Copy starting weights into a supernet: `efficientnet-lite0`, or a supernet file.
 
-    A classifier of other classes stays as it is. Raises ApqError.
+    A classifier of other classes stays as it is. `batches` are images to learn from, normalised
+    by `mean` and `std`, for weights that were made for other images. Raises ApqError.
     """
     if source == efficientnet_lite.NAME:
-        efficientnet_lite.load(net, efficientnet_lite.read_weights())
+        efficientnet_lite.load(net, efficientnet_lite.read_weights(), batches, mean, std)
         return
     state = load_supernet(source, net.space).net.state_dict()
     own = net.state_dict()

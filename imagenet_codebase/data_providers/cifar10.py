@@ -12,7 +12,8 @@ import torch
 
 from apq.errors import ApqError
 from apq.progress import track
-from imagenet_codebase.data_providers.memory import MemorySource, Normalization, crop_and_flip
+from imagenet_codebase.data_providers.memory import MemorySource, crop_and_flip
+from imagenet_codebase.data_providers.normalization import Normalization
 from imagenet_codebase.data_providers.splits import OpenedSplits, Split
 from imagenet_codebase.data_providers.tree import ImageTree, open_tree
 

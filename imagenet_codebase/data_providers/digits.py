@@ -10,10 +10,10 @@ import torch
 from apq.errors import ApqError
 from imagenet_codebase.data_providers.memory import (
     MemorySource,
-    Normalization,
     resize,
     shift_and_rotate,
 )
+from imagenet_codebase.data_providers.normalization import Normalization
 from imagenet_codebase.data_providers.splits import OpenedSplits, Split, carve
 
 N_TEST = 360

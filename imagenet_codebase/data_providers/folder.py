@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
-from imagenet_codebase.data_providers.memory import Normalization
+from imagenet_codebase.data_providers.normalization import Normalization
 from imagenet_codebase.data_providers.tree import ImageTree
 
 # Means and deviations of ImageNet's training images, as all of its published networks use them.

@@ -11,35 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from imagenet_codebase.data_providers.normalization import Normalization
+
 N_DRAWS = 3
 """Random numbers in 0..1 that the augmentation of one image uses."""
 
 Augmentation = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Takes images (B, C, h, w) uint8 and draws (B, 3); returns images like them."""
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """Mean and standard deviation of the channels red, green, blue, for pixels in 0..1."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return float32 images (B, 3, S, S) of uint8 images (B, S, S, 1 or 3), on their device.
-
-        They lie in memory with channels last, as networks on CPU and GPU like them.
-        """
-        n, height, width, n_channels = images.shape
-        mean, std = (
-            torch.tensor(v[:n_channels], device=images.device).repeat(width)
-            for v in (self.mean, self.std)
-        )
-        # Whole rows of pixels at once: a loop over three channels is four times slower.
-        rows = images.reshape(n, height, width * n_channels)
-        values = (rows * (1 / (255 * std))).sub_(mean / std)
-        values = values.view(n, height, width, n_channels).expand(-1, -1, -1, 3)
-        return values.contiguous().permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

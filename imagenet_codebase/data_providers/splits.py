@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from apq.errors import ApqError
+from imagenet_codebase.data_providers.normalization import Normalization
 
 
 class ImageSource(Protocol):
@@ -18,7 +19,7 @@ class ImageSource(Protocol):
 
     labels: np.ndarray
     in_memory: bool
-    normalize: Callable[[torch.Tensor], torch.Tensor]
+    normalize: Normalization
     """Makes float32 images (B, 3, S, S) of what `batch` returns, on the device it is on."""
 
     def batch(self, indices: np.ndarray, key: tuple[int, int] | None) -> torch.Tensor:

@@ -162,11 +162,28 @@ def data_parallel(net: nn.Module) -> nn.Module:
     return nn.parallel.DistributedDataParallel(net, device_ids=ids, static_graph=True)
 
 
+def average_gradients(net: nn.Module) -> None:
+    """Replace gradients by their mean over the processes, which all have to have the same ones.
+
+    For steps of several backward passes, whose layers change from step to step; others overlap
+    this with their backward pass (`data_parallel`).
+    """
+    if not _several():
+        return
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(together)
+    together /= dist.get_world_size()
+    parts = together.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view(gradient.shape))
+
+
 def follow_first(net: nn.Module) -> None:
-    """Give the network the first process's buffers: batch statistics and the like."""
+    """Give the network the first process's weights, batch statistics and the like."""
     if _several():
-        for buffer in net.buffers():
-            dist.broadcast(buffer, 0)
+        for tensor in itertools.chain(net.parameters(), net.buffers()):
+            dist.broadcast(tensor.detach(), 0)
 
 
 def _several() -> bool:

@@ -35,8 +35,8 @@ def lr_factor(settings: TrainingSettings) -> int:
 def describe_batches(settings: TrainingSettings) -> str:
     """Say how large the batches of all processes are, and what that does to the learning rate."""
     n, lr = distributed.shard().n_processes, settings.lr * lr_factor(settings)
-    scaled = "scaled" if settings.scale_lr else "not scaled: --scale_lr multiplies it"
+    scaled = "scaled by" if settings.scale_lr else "not scaled by the"
     return (
         f"{n} processes, {settings.batch_size} images each: batches of {n * settings.batch_size}. "
-        f"The learning rate is {lr:g}, {scaled} by {n}"
+        f"The learning rate is {lr:g}, {scaled} {n} processes"
     )

@@ -75,6 +75,9 @@ class SupernetSettings:
     )
     """The rest of the recipe; its epochs and learning rate are replaced phase by phase."""
     n_random: int = 2
+    """Random subnets of each step, once sizes differ."""
+    sandwich_every: int = 1
+    """Of so many steps one has the largest and the smallest subnet too."""
     small_image_size: int = 0
     """Side of the images in the first part of the elastic phase, which then takes less time; 0:
     that of the data from the start."""
@@ -88,7 +91,9 @@ class SupernetSettings:
     def __post_init__(self) -> None:
         check_whole(self, "largest_epochs", "elastic_epochs", "quantized_epochs", least=0)
         check_whole(self, "n_random", "small_image_size", least=0)
-        check_whole(self, "n_bn_images", least=1)
+        check_whole(self, "n_bn_images", "sandwich_every", least=1)
+        if self.sandwich_every > 1 and not self.n_random:
+            raise ApqError("sandwich_every is above 1: n_random must be at least 1")
         check_positive(self, "lr", "quantized_lr")
         check_within(self, "quantized_share", "small_share", high=1)
         if not self.largest_epochs + self.elastic_epochs + self.quantized_epochs:

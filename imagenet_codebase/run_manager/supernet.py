@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet, largest, smallest
@@ -18,8 +19,14 @@ from elastic_nn.networks.files import start_from
 from elastic_nn.networks.folded import fold
 from elastic_nn.training import SandwichSettings, SandwichStep, calibrate_activations
 from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.compiling import compile_where_it_pays
-from imagenet_codebase.run_manager.evaluate import Accuracy, evaluate, to_device
+from imagenet_codebase.run_manager.evaluate import (
+    Accuracy,
+    evaluate,
+    evaluate_split,
+    to_device,
+)
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 from imagenet_codebase.run_manager.trainer import Trainer
 
@@ -44,6 +51,7 @@ def phases(
     ]
     common = {
         "n_random": settings.n_random,
+        "sandwich_every": settings.sandwich_every,
         "label_smoothing": settings.training.label_smoothing,
     }
     return [
@@ -64,10 +72,17 @@ def measure(
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
 ) -> Accuracy:
     """Return a subnet's accuracy with the supernet's weights and batch statistics of its own."""
+    return evaluate(ready_to_measure(net, subnet, bn_batches), batches)
+
+
+def ready_to_measure(
+    net: OnceForAllNet, subnet: Subnet, bn_batches: Iterable[torch.Tensor]
+) -> nn.Module:
+    """Return a subnet alone, for evaluation, with the batch statistics of the batches."""
     net.activate(subnet)
     compact = net.extract().to(memory_format=torch.channels_last)
     compact.reset_bn_statistics(bn_batches)
-    return evaluate(fold(compact), batches)
+    return fold(compact)
 
 
 def data_facts(data: DataProvider) -> dict[str, Any]:
@@ -107,8 +122,8 @@ def train_supernet(
 ) -> tuple[OnceForAllNet, list[dict[str, float]]] | None:
     """Train a supernet in `folder`, going on where it was stopped.
 
-    Returns the network and a row of figures for each epoch of all phases, or None when Ctrl-C
-    stopped it.
+    Several processes share each batch. Returns the network and a row of figures for each epoch of
+    all phases, or None when Ctrl-C stopped it.
     """
     torch.manual_seed(settings.training.seed)
     net = OnceForAllNet(space, data.n_classes).to(device, memory_format=torch.channels_last)
@@ -122,7 +137,7 @@ def train_supernet(
             net,
             data,
             recipe,
-            SandwichStep(net, sandwich),
+            _Step(net, sandwich),
             _Validation(net, data, statistics, name, n_workers),
             folder / f"{number}-{name}",
             {"sandwich": asdict(sandwich), "init": settings.init, **data_facts(data)},
@@ -132,12 +147,14 @@ def train_supernet(
             print(f"{name}: going on after epoch {trainer.epoch} of {recipe.n_epochs}", flush=True)
         else:
             if number == 1 and settings.init:
-                start_from(net, settings.init)
+                normalize = data.train.source.normalize
+                start_from(net, settings.init, statistics, normalize.mean, normalize.std)
             if name == "elastic":
                 sort_channels(net)
             if name == "quantized":
                 calibrate_activations(net, statistics)
             print(f"{name}: {recipe.n_epochs} epochs", flush=True)
+            distributed.follow_first(net)
         if name == "quantized":
             compile_where_it_pays(recipe, data.n_images("train"), device)
         if not trainer.run():
@@ -147,6 +164,17 @@ def train_supernet(
     net.activate(largest(space))
     net.reset_bn_statistics(statistics)
     return net, history
+
+
+class _Step(SandwichStep):
+    """A step of several processes: each one has its share of the images, and the same subnets."""
+
+    def __call__(
+        self, images: torch.Tensor, labels: torch.Tensor, key: tuple[int, ...]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        result = super().__call__(images, labels, key)
+        distributed.average_gradients(self.net)
+        return result
 
 
 class _Validation:
@@ -172,6 +200,7 @@ class _Validation:
     def __call__(self) -> dict[str, float]:
         figures = {}
         for name, subnet in self.subnets.items():
-            loader = self.data.loader("val", 256, self.n_workers)
-            figures[f"{name}_top1"] = measure(self.net, subnet, self.statistics, loader).top1
+            ready = ready_to_measure(self.net, subnet, self.statistics)
+            accuracy = evaluate_split(ready, self.data, "val", n_workers=self.n_workers)
+            figures[f"{name}_top1"] = accuracy.top1
         return figures

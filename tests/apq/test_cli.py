@@ -40,14 +40,14 @@ SURFACE = {
         --data_image_size --n_workers --download""",
     "lut": "--image_size --out --filter --limit",
     "supernet": f"""--out --init --largest_epochs --elastic_epochs --quantized_epochs --lr
-        --quantized_lr --batch_size --warmup_epochs --n_random --small_image_size --compile
-        --restart {DATA}""",
+        --quantized_lr --batch_size --warmup_epochs --n_random --sandwich_every
+        --small_image_size --compile --restart --nproc {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_bn_images --n_val_images --n_noise
         --nproc {DATA}""",
     "predictor": """--pairs --out_dir --n_epochs --lr --weight_decay --transfer_lr --held_out
         --ensemble --study""",
-    "compare": f"--exp_names --n_random --out {RECIPE} {DATA}",
-    "correlate": f"--n_subnets --out {RECIPE} {DATA}",
+    "compare": f"--exp_names --n_random --out --nproc {RECIPE} {DATA}",
+    "correlate": f"--n_subnets --out --nproc {RECIPE} {DATA}",
 }
 
 

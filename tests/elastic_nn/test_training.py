@@ -62,6 +62,26 @@ def test_the_first_epochs_run_on_smaller_images(net, batch, monkeypatch):
     assert sizes == [(16, 16)] * 8 + [(32, 32)] * 4
 
 
+def test_the_sandwich_runs_in_one_of_several_steps(net, batch, monkeypatch):
+    step = SandwichStep(net, SandwichSettings(n_random=2, sandwich_every=3))
+    ran = []
+    activate = net.activate
+    monkeypatch.setattr(net, "activate", lambda s: ran.append(s) or activate(s))
+    for i in range(4):
+        net.zero_grad()
+        loss, _ = step(*batch, (0, 0, i))
+        narrow, *drawn = step.subnets((0, 0, i))
+        assert ran == ([step.largest, narrow, *drawn] if i in (0, 3) else drawn)
+        ran.clear()
+    step.settings = SandwichSettings(n_random=1, sandwich_every=3)
+    (drawn,) = step.subnets((0, 0, 1))[1:]
+    loss, right = step(*batch, (0, 0, 1))
+    logits = net(batch[0])  # the random subnet is still active, and learns from the labels
+    wanted = torch.nn.functional.cross_entropy(logits, batch[1], label_smoothing=0.1)
+    torch.testing.assert_close(loss, wanted.detach())
+    assert right == (logits.argmax(1) == batch[1]).sum()
+
+
 def test_training_lowers_the_loss_of_every_size(net, batch):
     step = SandwichStep(net, SandwichSettings(quantized_share=0.5))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)

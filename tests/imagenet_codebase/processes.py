@@ -23,9 +23,11 @@ from apq import ApqError
 from apq.space import SearchSpace, Stage
 from apq.subnet import smallest
 from elastic_nn.modules import ElasticBatchNorm2d
-from elastic_nn.networks import MobileNet
+from elastic_nn.networks import MobileNet, OnceForAllNet
+from elastic_nn.training import SandwichSettings, SandwichStep
 from imagenet_codebase.data_providers import DataProvider
-from imagenet_codebase.data_providers.memory import MemorySource, Normalization, crop_and_flip
+from imagenet_codebase.data_providers.memory import MemorySource, crop_and_flip
+from imagenet_codebase.data_providers.normalization import Normalization
 from imagenet_codebase.data_providers.splits import Split
 from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.averaging import RunningAverage
@@ -212,6 +214,25 @@ def norms(folder):
     }
 
 
+def sandwich(folder):
+    """Return the mean gradients of a supernet's step over two halves of a batch."""
+    torch.manual_seed(0)
+    net = OnceForAllNet(SPACE, 4)
+    step = SandwichStep(net, SandwichSettings(n_random=1))
+    images, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 4
+    own = distributed.shard()
+    halves = [own.index] if own.n_processes > 1 else [0, 1]
+    sums: dict[str, torch.Tensor] = {}
+    for half in halves:
+        net.zero_grad()
+        step(images[half::2], labels[half::2], (0, 0, 0))
+        distributed.average_gradients(net)
+        for name, parameter in net.named_parameters():
+            if parameter.grad is not None:
+                sums[name] = sums.get(name, 0) + parameter.grad / len(halves)
+    return sums
+
+
 def images_seen(folder):
     """Return which images each process sees in one epoch, by batch."""
     provider, share = data(26), distributed.shard()
@@ -258,6 +279,7 @@ def scenarios(folder):
             "stop": stop_one(folder, unsynced),
             "undisturbed": run_twice(folder, "undisturbed", unsynced, 26),
             "norms": norms(folder),
+            "sandwich": sandwich(folder),
             "seen": images_seen(folder),
             "accuracies": accuracies(folder),
         }

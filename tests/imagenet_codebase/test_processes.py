@@ -114,6 +114,12 @@ def test_batch_norm_sees_the_images_of_all_processes(found):
     assert_same(one["norms"], two["norms"], 1e-5)
 
 
+def test_a_supernets_step_averages_gradients(found):
+    one, two = found
+    assert one["sandwich"]
+    assert_same(one["sandwich"], two["sandwich"], 1e-6)
+
+
 def test_each_image_is_seen_once_an_epoch_by_one_process(found):
     one, two = found
     (whole,) = one["seen"]["batches"]

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from apq import Experiment, cli
 from apq.subnet import smallest
+from elastic_nn.networks.files import load_supernet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -56,6 +58,25 @@ def test_two_processes_collect_the_same_pairs(home):
     # Batches of another process may be summed in another order: one image of 64 may differ.
     assert all(abs(one[arch] - two[arch]) <= 100 / 64 for arch in one)
     assert not list(home.glob("*.log"))
+
+
+def test_two_processes_train_a_supernet(home):
+    for name, n in (("train", 6), ("test", 2)):
+        for c in "ab":
+            folder = home / "images" / name / c
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (32, 32), (20 * i, 9, 200 * (c == "a"))).save(folder / f"{i}.png")
+    epochs = ("--largest_epochs=0", "--elastic_epochs=1", "--quantized_epochs=0")
+    recipe = (*epochs, "--batch_size=2", "--n_random=1", "--sandwich_every=2", "--nproc=2")
+    data = ("--dataset=folder", "--data_dir=images", "--image_size=32")
+    done = run("apq/__main__.py", "supernet", *recipe, *data, "--out=s.pth.tar")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 processes, 2 images each: batches of 4" in done.stdout
+    assert done.stdout.splitlines()[-1] == "supernet: s.pth.tar"
+    card = json.loads((home / "s.pth.tar.card.json").read_text())
+    assert card["settings"]["sandwich_every"] == 2
+    assert load_supernet("s.pth.tar").net.n_classes == 2
 
 
 def test_a_mistake_is_told_once(home):
