@@ -17,6 +17,9 @@ from apq.experiment import Experiment
 from apq.provenance import write_card
 
 if TYPE_CHECKING:
+    import torch
+
+    from imagenet_codebase.run_manager.recipes import FinetuneSettings
     from methods.validation.compare import Contest, ContestResult
 
 HEADERS = ("experiment", "budget", "searched", "random, mean ± std", "best random", "won")
@@ -34,6 +37,7 @@ def make_parser(prog: str) -> cli.Parser:
     )
     parser.add_argument("--n_random", type=cli.whole_number(1), default=8, help="for each of them")
     parser.add_argument("--out", type=Path, default=Path("models/comparison.json"))
+    cli.add_nproc(parser)
     add_recipe(parser, {"n_epochs": 1})
     add_data(parser, default="cifar10")
     cli.add_common(parser)
@@ -41,13 +45,31 @@ def make_parser(prog: str) -> cli.Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Finetune all, print the table and write every figure."""
+    """Finetune all, print the table and write every figure, in as many processes as asked for."""
+    from imagenet_codebase.run_manager import distributed
     from imagenet_codebase.run_manager.evaluate import pick_device
+    from imagenet_codebase.run_manager.launch import relaunch
+
+    contests = [_contest(name.strip()) for name in args.exp_names.split(",")]
+    settings = recipe(args)
+    status = relaunch(args.nproc, args.device)
+    if status is not None:
+        return status
+    with distributed.group(pick_device(args.device)) as device:
+        return _compare(args, contests, settings, device)
+
+
+def _compare(
+    args: argparse.Namespace,
+    contests: list[Contest],
+    settings: FinetuneSettings,
+    device: torch.device,
+) -> int:
+    from imagenet_codebase.run_manager import distributed
     from methods.validation.bench import FinetuningBench
     from methods.validation.compare import compare
 
-    contests = [_contest(name.strip()) for name in args.exp_names.split(",")]
-    device, settings, data = pick_device(args.device), recipe(args), open_data(args)
+    data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
     folder = args.out.with_name(args.out.name + ".run")
     bench = FinetuningBench(supernet, data, settings, folder, device)
@@ -57,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"stopped; the same command goes on from {folder}")
             return 130
         results.append(result)
+    if not distributed.is_first():
+        return 0
     print(format_table(HEADERS, map(_row, results)))
     files.write_json(args.out, [_plain(result) for result in results])
     write_card(
@@ -85,7 +109,8 @@ def _contest(name: str) -> Contest:
             f"missing): make it with search.py"
         )
     cost = LatencyPredictor(report["type"], report["image_size"], accounting=report["accounting"])
-    return Contest(name=name, subnet=experiment.subnet(), cost=cost, maximum=report["constraint"])
+    experiment.subnet()  # a broken file is told before the data are read
+    return Contest(experiment=experiment, cost=cost, maximum=report["constraint"])
 
 
 def _row(result: ContestResult) -> tuple[str, ...]:

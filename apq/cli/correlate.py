@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apq import files
 from apq.cli import parser as cli
@@ -12,6 +13,11 @@ from apq.cli.data import add_data, open_data
 from apq.cli.recipe import add_recipe, find_supernet, recipe
 from apq.provenance import write_card
 from apq.space import PAPER_SPACE
+
+if TYPE_CHECKING:
+    import torch
+
+    from imagenet_codebase.run_manager.recipes import FinetuneSettings
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -23,6 +29,7 @@ def make_parser(prog: str) -> cli.Parser:
     )
     parser.add_argument("--n_subnets", type=cli.whole_number(2), default=24)
     parser.add_argument("--out", type=Path, default=Path("models/correlation.json"))
+    cli.add_nproc(parser)
     add_recipe(parser, {"n_epochs": 1})
     add_data(parser, default="cifar10")
     cli.add_common(parser)
@@ -30,12 +37,25 @@ def make_parser(prog: str) -> cli.Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Finetune, print the correlations and write them with every subnet's figures."""
+    """Finetune, print the correlations and write them, in as many processes as asked for."""
+    from imagenet_codebase.run_manager import distributed
     from imagenet_codebase.run_manager.evaluate import pick_device
+    from imagenet_codebase.run_manager.launch import relaunch
+
+    settings = recipe(args)
+    status = relaunch(args.nproc, args.device)
+    if status is not None:
+        return status
+    with distributed.group(pick_device(args.device)) as device:
+        return _correlate(args, settings, device)
+
+
+def _correlate(args: argparse.Namespace, settings: FinetuneSettings, device: torch.device) -> int:
+    from imagenet_codebase.run_manager import distributed
     from methods.validation.bench import FinetuningBench
     from methods.validation.correlate import correlate, measure_random
 
-    device, settings, data = pick_device(args.device), recipe(args), open_data(args)
+    data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
     folder = args.out.with_name(args.out.name + ".run")
     bench = FinetuningBench(supernet, data, settings, folder, device)
@@ -43,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if outcomes is None:
         print(f"stopped; the same command goes on from {folder}")
         return 130
+    if not distributed.is_first():
+        return 0
     figures = correlate(outcomes)
     files.write_json(args.out, {**asdict(figures), "subnets": [asdict(o) for o in outcomes]})
     write_card(

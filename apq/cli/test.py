@@ -152,6 +152,7 @@ def _print_accuracy(
     args: argparse.Namespace,
     device: torch.device,
 ) -> None:
+    from elastic_nn.networks.folded import fold
     from imagenet_codebase.run_manager.evaluate import evaluate_split
 
     dataset = trained.facts.get("dataset", "imagenet")
@@ -173,9 +174,8 @@ def _print_accuracy(
             f"{experiment.best_checkpoint} knows other classes than {data.name}: name the right "
             f"data with --dataset"
         )
-    accuracy = evaluate_split(
-        trained.net.to(device), data, "test", args.batch_size, args.n_workers, "test images"
-    )
+    net = fold(trained.net.to(device))
+    accuracy = evaluate_split(net, data, "test", args.batch_size, args.n_workers, "test images")
     print(
         f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} on the {accuracy.n_images} "
         f"test images of {data.name} at {data.image_size} px"

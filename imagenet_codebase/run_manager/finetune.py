@@ -121,7 +121,7 @@ def finetune(
     def validate() -> dict[str, float]:
         if settings.reset_bn:
             result.reset_bn_statistics(statistics)
-        accuracy = evaluate_split(result, data, "val", n_workers=n_workers)
+        accuracy = evaluate_split(fold(result), data, "val", n_workers=n_workers)
         return {"val_top1": accuracy.top1, "val_loss": accuracy.loss}
 
     if net.quantize:

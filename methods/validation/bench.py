@@ -7,17 +7,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from apq import files
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.subnet import Subnet
 from elastic_nn.networks.files import load_supernet
+from elastic_nn.networks.folded import fold
 from imagenet_codebase.data_providers import DataProvider
-from imagenet_codebase.run_manager.evaluate import evaluate
+from imagenet_codebase.run_manager import distributed
+from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.finetune import finetune, load_trained
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
-from imagenet_codebase.run_manager.supernet import bn_batches, measure
+from imagenet_codebase.run_manager.supernet import bn_batches, ready_to_measure
 
 N_BN_IMAGES = 1024
 BATCH_SIZE = 256
@@ -36,7 +39,10 @@ class Outcome:
 
 
 class FinetuningBench:
-    """One supernet, one data set, one recipe; `folder` holds what was measured so far."""
+    """One supernet, one data set, one recipe; `folder` holds what was measured so far.
+
+    Several processes finetune and measure each subnet together; the first one writes.
+    """
 
     def __init__(
         self,
@@ -49,7 +55,8 @@ class FinetuningBench:
         self.supernet, self.data, self.settings = supernet, data, settings
         self.folder, self.device = folder, device
         facts = {"supernet_sha256": files.sha256(supernet), "settings": asdict(settings)}
-        self._check_facts({**facts, "dataset": data.name, "image_size": data.image_size})
+        facts |= {"dataset": data.name, "image_size": data.image_size}
+        distributed.from_first(lambda: self._check_facts(facts))
 
     def _check_facts(self, facts: dict) -> None:
         path = self.folder / "recipe.json"
@@ -61,35 +68,44 @@ class FinetuningBench:
                 f"that command to go on, or remove the folder"
             )
 
-    def measure(self, name: str, subnet: Subnet) -> Outcome | None:
+    def measure(
+        self, name: str, subnet: Subnet, experiment: Experiment | None = None
+    ) -> Outcome | None:
         """Finetune a subnet and measure it, or return what an earlier call measured.
 
-        Returns None when Ctrl-C stopped it: the same call goes on from there. Raises ApqError
-        when `name` stands for another subnet.
+        The finetuned weights stay in `experiment` where there is one. Returns None when Ctrl-C
+        stopped it: the same call goes on from there. Raises ApqError when `name` stands for
+        another subnet.
         """
-        experiment, path = Experiment(self.folder / name), self.folder / f"{name}.json"
-        arch = subnet.to_json()
-        if path.exists():
-            known = files.read_json(path)
+        path, arch = self.folder / f"{name}.json", subnet.to_json()
+        known = distributed.from_first(lambda: files.read_json(path) if path.exists() else None)
+        if known:
             if known.pop("arch") != arch:
                 raise ApqError(f"{path} is of another subnet: remove {self.folder} to begin anew")
             return Outcome(**known)
-        files.write_text(experiment.dir / "arch", arch + "\n")
+        working = experiment or Experiment(self.folder / name)
+        if not experiment:
+            distributed.from_first(lambda: files.write_text(working.dir / "arch", arch + "\n"))
         direct = self._direct(subnet)
-        result = finetune(experiment, self.supernet, self.data, self.settings, self.device)
+        result = finetune(working, self.supernet, self.data, self.settings, self.device)
         if not result.finished:
             return None
-        net = load_trained(experiment).net.to(self.device, memory_format=torch.channels_last)
-        test = evaluate(net, self.data.loader("test", BATCH_SIZE, self.settings.n_workers))
-        outcome = Outcome(direct_top1=direct, val_top1=result.best_top1, test_top1=test.top1)
-        files.write_json(path, {"arch": arch, **asdict(outcome)})
-        shutil.rmtree(experiment.dir)  # 15 MB of weights that nobody asked for
+        test = self._top1(fold(load_trained(working).net.to(self.device)), "test")
+        outcome = Outcome(direct_top1=direct, val_top1=result.best_top1, test_top1=test)
+        if distributed.is_first():
+            files.write_json(path, {"arch": arch, **asdict(outcome)})
+            if not experiment:
+                shutil.rmtree(working.dir)  # 15 MB of weights that nobody asked for
         return outcome
 
     def _direct(self, subnet: Subnet) -> float:
-        n_workers = self.settings.n_workers
         net = load_supernet(self.supernet, subnet.space).net.to(self.device)
+        n_workers = self.settings.n_workers
         statistics = bn_batches(
             self.data, N_BN_IMAGES, BATCH_SIZE, self.device, n_workers=n_workers
         )
-        return measure(net, subnet, statistics, self.data.loader("val", BATCH_SIZE, n_workers)).top1
+        return self._top1(ready_to_measure(net, subnet, statistics), "val")
+
+    def _top1(self, net: nn.Module, split: str) -> float:
+        n_workers = self.settings.n_workers
+        return evaluate_split(net, self.data, split, BATCH_SIZE, n_workers).top1

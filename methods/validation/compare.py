@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from apq.errors import ApqError
+from apq.experiment import Experiment
 from apq.space import SearchSpace
 from apq.subnet import Subnet
 from methods.validation.bench import FinetuningBench, Outcome
@@ -22,11 +23,15 @@ DRAWS = 40
 class Contest:
     """A searched subnet and what bounds the random ones that it is compared with."""
 
-    name: str
-    subnet: Subnet
+    experiment: Experiment
     cost: LatencyPredictor
     maximum: float
     """In the cost's unit; random subnets cost this much or up to 2 % less."""
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self.experiment.dir.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +77,18 @@ def random_subnets(
 def compare(
     bench: FinetuningBench, contests: Sequence[Contest], n_random: int, seed: int
 ) -> Iterator[ContestResult | None]:
-    """Yield each contest's result when all of its subnets are finetuned; None when stopped."""
+    """Yield each contest's result when all of its subnets are finetuned; None when stopped.
+
+    The experiments keep their finetuned weights.
+    """
     for contest in contests:
-        searched = bench.measure(f"{contest.name}-searched", contest.subnet)
+        subnet = contest.experiment.subnet()
+        searched = bench.measure(f"{contest.name}-searched", subnet, contest.experiment)
         if searched is None:
             yield None
             return
         rivals = []
-        space = contest.subnet.space
-        drawn = random_subnets(space, contest.cost, contest.maximum, n_random, seed)
+        drawn = random_subnets(subnet.space, contest.cost, contest.maximum, n_random, seed)
         for i, subnet in enumerate(drawn, start=1):
             rival = bench.measure(f"{contest.name}-random{i}", subnet)
             if rival is None:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from apq import ApqError
+from apq import ApqError, Experiment
 from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import save_supernet
+from imagenet_codebase.run_manager.evaluate import evaluate
+from imagenet_codebase.run_manager.finetune import load_trained
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
 from methods.validation.bench import FinetuningBench, Outcome
 from methods.validation.compare import Contest, ContestResult, compare, random_subnets
@@ -47,6 +49,14 @@ def test_what_was_measured_is_not_measured_again(bench, tmp_path):
     kept = tmp_path / "run" / "a.json"
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "test_top1": 0.125}))
     assert bench().measure("a", subnet).test_top1 == 0.125
+
+
+def test_an_experiment_keeps_its_weights(bench, tmp_path, toy_data):
+    subnet = smallest(PAPER_SPACE).with_bits(8)
+    experiment = Experiment.create("x", subnet, 1.5, {}, root=tmp_path / "exps")
+    outcome = bench().measure("x", subnet, experiment)
+    trained = load_trained(experiment).net
+    assert evaluate(trained, toy_data.loader("test", 12)).top1 == pytest.approx(outcome.test_top1)
 
 
 def test_results_of_other_recipes_or_subnets_are_never_mixed(bench):
@@ -111,22 +121,25 @@ def test_a_contest_is_won_only_against_all():
     assert not result(0.7, 0.8).won
 
 
-def test_contests_measure_the_searched_and_the_random_subnets():
+def test_contests_measure_the_searched_and_the_random_subnets(tmp_path):
     class Bench:
         def __init__(self):
-            self.asked = {}
+            self.asked, self.kept = {}, []
 
-        def measure(self, name, subnet):
+        def measure(self, name, subnet, experiment=None):
             self.asked[name] = subnet
+            self.kept.append(experiment)
             return Outcome(direct_top1=0, val_top1=0, test_top1=len(self.asked) / 10)
 
     latency = LatencyPredictor("latency", image_size=64)
     subnet = smallest(PAPER_SPACE).with_bits(4)
-    contest = Contest(name="x", subnet=subnet, cost=latency, maximum=2.0)
+    experiment = Experiment.create("x", subnet, 1.5, {}, root=tmp_path)
+    contest = Contest(experiment=experiment, cost=latency, maximum=2.0)
     bench = Bench()
     (result,) = compare(bench, [contest], n_random=3, seed=1)
     assert list(bench.asked) == ["x-searched", "x-random1", "x-random2", "x-random3"]
     assert bench.asked["x-searched"] == subnet
+    assert bench.kept == [experiment, None, None, None]
     assert (latency.predict(list(bench.asked.values())[1:]) <= 2.0).all()
     assert result.searched.test_top1 == 0.1
     assert [rival.test_top1 for rival in result.rivals] == [0.2, 0.3, 0.4]
