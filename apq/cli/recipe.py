@@ -9,11 +9,12 @@ from typing import Any
 
 from apq.cli import parser as cli
 from apq.errors import ApqError
-from apq.paths import find_model
+from apq.paths import MODELS_DIR, find_model
+from apq.provenance import read_card
 from elastic_nn.quantizer_kinds import QUANTIZERS
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 
-SUPERNETS = (Path("models/imagenet-OFA"), Path("models/supernet.pth.tar"))
+SUPERNET, AUTHORS_SUPERNET = MODELS_DIR / "supernet.pth.tar", MODELS_DIR / "imagenet-OFA"
 FLAGS = (
     ("n_epochs", cli.whole_number(1), ""),
     ("epoch_images", cli.whole_number(0), "training images of an epoch, others each time; 0: all"),
@@ -48,8 +49,8 @@ def add_recipe(parser: cli.Parser, defaults: Mapping[str, Any] | None = None) ->
         "--supernet",
         type=Path,
         metavar="FILE",
-        help="weights to start from; default: models/imagenet-OFA for ImageNet where it is there, "
-        "else the shipped models/supernet.pth.tar",
+        help="weights to start from; default: models/supernet.pth.tar, or a supernet of the same "
+        "data as models/DATASET/supernet.pth.tar, or models/imagenet-OFA for ImageNet",
     )
     parser.set_defaults(recipe_defaults=dict(defaults or {}))
     paper = {**vars(FinetuneSettings()), **(defaults or {})}
@@ -77,10 +78,18 @@ def recipe(args: argparse.Namespace) -> FinetuneSettings:
 
 
 def find_supernet(given: Path | None, dataset: str) -> Path:
-    """Return the supernet file to start from; raises ApqError where there is none."""
-    candidates = SUPERNETS if dataset == "imagenet" else SUPERNETS[::-1]
-    found = [find_model(path) for path in ([given] if given else candidates)]
-    for path in found:
+    """Return the supernet file to start from, of the data where one is; raises ApqError."""
+    of_data = find_model(MODELS_DIR / dataset / SUPERNET.name)
+    default, authors = find_model(SUPERNET), find_model(AUTHORS_SUPERNET)
+    if given:
+        candidates = [find_model(given)]
+    elif dataset == "imagenet":
+        candidates = [authors, of_data, default]
+    elif default.is_file() and read_card(default).get("dataset") == dataset:
+        candidates = [default]
+    else:
+        candidates = [of_data, default, authors]
+    for path in candidates:
         if path.is_file():
             return path
-    raise ApqError(f"there is no supernet at {found[0]}; name one with --supernet FILE")
+    raise ApqError(f"there is no supernet at {given or SUPERNET}; name one with --supernet FILE")

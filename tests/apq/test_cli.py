@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from apq import Experiment, cli
-from apq.cli.recipe import recipe
+from apq import ApqError, Experiment, cli, paths
+from apq.cli.recipe import find_supernet, recipe
 from apq.cli.tables import format_table
 from apq.provenance import write_card
 from apq.space import PAPER_SPACE
@@ -208,6 +208,27 @@ def test_energy_and_another_image_size(home, call):
     experiment = Experiment.open(home / "exps" / "found")
     assert LatencyPredictor("energy", 64).predict([experiment.subnet()])[0] <= 2
     assert "note:" not in out  # accuracy and cost are at one size
+
+
+def test_finetuning_starts_from_a_supernet_of_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paths, "shipped_models_dir", lambda: None)
+    default = Path("models/supernet.pth.tar")
+    with pytest.raises(ApqError, match=f"no supernet at {default}"):
+        find_supernet(None, "digits")
+    files = {}
+    for name in ("supernet.pth.tar", "digits/supernet.pth.tar", "imagenet-OFA"):
+        files[name] = Path("models") / name
+        files[name].parent.mkdir(parents=True, exist_ok=True)
+        files[name].write_bytes(name.encode())
+    write_card(default, dataset="cifar10")
+    assert find_supernet(None, "cifar10") == default
+    assert find_supernet(None, "digits") == files["digits/supernet.pth.tar"]
+    assert find_supernet(None, "folder") == default
+    assert find_supernet(None, "imagenet") == files["imagenet-OFA"]
+    assert find_supernet(files["imagenet-OFA"], "digits") == files["imagenet-OFA"]
+    write_card(default, dataset="digits")  # the user's own, trained on the same
+    assert find_supernet(None, "digits") == default
 
 
 def test_a_search_runs_from_any_folder_with_the_shipped_predictor(tmp_path, monkeypatch, call):
