@@ -142,6 +142,7 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
         seed=args.seed,
         settings=asdict(settings),
         validation={k: round(v, 4) for k, v in history[-1].items() if k.endswith("_top1")},
+        history=[{name: round(value, 4) for name, value in row.items()} for row in history],
         training_minutes=round(sum(row["seconds"] for row in history) / 60, 1),
     )
     print(f"supernet: {args.out}")

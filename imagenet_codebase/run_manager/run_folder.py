@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import subprocess
 import time
 from collections.abc import Iterable
@@ -45,14 +46,17 @@ class RunFolder:
             self.plot(history)
 
     def plot(self, history: list[dict[str, float]]) -> None:
-        """Draw accuracies and losses against the epoch, where matplotlib is installed."""
+        """Draw accuracies and losses against the epoch, where matplotlib is installed.
+
+        Rows may lack figures that others have.
+        """
         if not history or not can_plot():
             return
         for kind, label, scale in (("top1", "top-1 accuracy (%)", 100), ("loss", "loss", 1)):
-            names = [name for name in history[0] if name.endswith(kind)]
+            names = list(dict.fromkeys(n for row in history for n in row if n.endswith(kind)))
             figure, axes = new_axes(str(self.folder))
             for name, colour in zip(names, COLOURS, strict=False):
-                values = [scale * row[name] for row in history]
+                values = [scale * row.get(name, math.nan) for row in history]
                 axes.plot([row["epoch"] for row in history], values, ".-", color=colour, label=name)
             axes.set_xlabel("epoch")
             axes.set_ylabel(label)

@@ -27,6 +27,7 @@ from imagenet_codebase.run_manager.evaluate import (
     evaluate_split,
     to_device,
 )
+from imagenet_codebase.run_manager.run_folder import RunFolder
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 from imagenet_codebase.run_manager.trainer import Trainer
 
@@ -123,7 +124,7 @@ def train_supernet(
     """Train a supernet in `folder`, going on where it was stopped.
 
     Several processes share each batch. Returns the network and a row of figures for each epoch of
-    all phases, or None when Ctrl-C stopped it.
+    all phases, which are drawn in the folder too, or None when Ctrl-C stopped it.
     """
     torch.manual_seed(settings.training.seed)
     net = OnceForAllNet(space, data.n_classes).to(device, memory_format=torch.channels_last)
@@ -159,10 +160,13 @@ def train_supernet(
             compile_where_it_pays(recipe, data.n_images("train"), device)
         if not trainer.run():
             return None
-        history += trainer.history
+        earlier = len(history)
+        history += [{**row, "epoch": earlier + row["epoch"]} for row in trainer.history]
     # Running statistics were overwritten by every subnet in turn: leave those of the largest.
     net.activate(largest(space))
     net.reset_bn_statistics(statistics)
+    if distributed.is_first():
+        RunFolder(folder).plot(history)
     return net, history
 
 

@@ -305,8 +305,9 @@ def test_supernet_phases_run_once_each_and_resume(tiny_space, toy_data, tmp_path
         n_bn_images=16,
     )
     net, history = train_supernet(toy_data, settings, tmp_path, CPU, tiny_space)
-    assert [row["epoch"] for row in history] == [1, 2, 1, 1]
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
     assert {"largest_top1", "smallest_top1", "smallest_w4a4_top1"} <= set(history[-1])
+    assert {"top1.png", "loss.png"} <= {path.name for path in tmp_path.iterdir()}
     again, same = train_supernet(toy_data, settings, tmp_path, CPU, tiny_space)
     assert history == same
     assert "going on after epoch 2 of 2" in capsys.readouterr().out
