@@ -6,7 +6,7 @@ python -m benchmarks.recipes --data_dir DIR --exp_names A,B --out FILE.csv [--on
 Every variant finetunes the subnets of the experiments (`searched`) and the same architectures with
 4 bits everywhere (`w4a4`), or one of these kinds only; `full precision` is an architecture without
 quantization. Goes on where it was stopped. The figures are test accuracies: mean and standard
-deviation over the seeds.
+deviation over the seeds. `torchrun --nproc_per_node=2 -m benchmarks.recipes ...` shares the work.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from apq import files
-from apq.cli.recipe import find_supernet
 from apq.cli.tables import format_table
+from apq.cli.weights import find_supernet
 from apq.experiment import Experiment
 from apq.subnet import Subnet
 from imagenet_codebase.data_providers import open_dataset
+from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.evaluate import pick_device
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from methods.validation.bench import FinetuningBench
@@ -65,6 +67,13 @@ def subnets(names: str, only: str | None) -> dict[str, Subnet]:
 
 def main() -> None:
     """Finetune everything, print the table and write every run's figures."""
+    args = parse()
+    with distributed.group(pick_device()) as device:
+        run(args, device)
+
+
+def parse() -> argparse.Namespace:
+    """Return the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--exp_names", required=True)
     parser.add_argument("--only", choices=("searched", "w4a4"))
@@ -76,7 +85,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folder", type=Path, help="what was measured so far; default OUT.run")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def run(args: argparse.Namespace, device: torch.device) -> None:
+    """Do what `main` says, in one of several processes or alone."""
     data = open_dataset(args.dataset, args.data_dir)
     supernet = find_supernet(args.supernet, data.name)
     folder = args.folder or args.out.with_name(args.out.name + ".run")
@@ -92,7 +105,7 @@ def main() -> None:
                 compile=True,
             )
             run_folder = folder / f"{number}-{seed}"
-            bench = FinetuningBench(supernet, data, settings, run_folder, pick_device())
+            bench = FinetuningBench(supernet, data, settings, run_folder, device)
             for name, subnet in todo.items():
                 subnet = subnet.full_precision() if variant == FULL else subnet
                 outcome = bench.measure(name, subnet)
@@ -100,6 +113,8 @@ def main() -> None:
                     print(f"stopped; the same command goes on from {folder}")
                     return
                 results.setdefault((variant, name), []).append(100 * outcome.test_top1)
+    if not distributed.is_first():
+        return
     lines = ["variant,subnet,seed,test_top1"]
     for (variant, name), values in results.items():
         lines += [f'"{variant}",{name},{seed},{v:.2f}' for seed, v in enumerate(values)]

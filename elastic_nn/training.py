@@ -1,4 +1,4 @@
-"""How the supernet learns: several subnets a step, the largest of which teaches the others."""
+"""How the supernet learns: several subnets a step, of which the largest may teach the others."""
 
 from __future__ import annotations
 

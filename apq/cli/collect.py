@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
-from apq.paths import find_model
+from apq.cli.weights import add_supernet, find_supernet
+from apq.errors import ApqError
 from apq.provenance import read_card
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def make_parser(prog: str) -> cli.Parser:
         description="Measure random subnets with a supernet's weights, each after its batch\n"
         "statistics were taken anew. Goes on where an earlier run was stopped or killed.",
     )
-    parser.add_argument("--supernet", type=Path, default=Path("models/supernet.pth.tar"))
+    add_supernet(parser)
     parser.add_argument("--out", type=Path, default=Path("models/pairs.json"))
     parser.add_argument("--n_full", type=cli.whole_number(0), default=400, help="full precision")
     parser.add_argument("--n_quantized", type=cli.whole_number(0), default=800, help="quantized")
@@ -61,11 +62,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _collect(args: argparse.Namespace, device: torch.device) -> int:
     from elastic_nn.networks.files import load_supernet
+    from imagenet_codebase.run_manager.finetune import knows_classes_of
     from methods.prediction.collect import collect
 
-    supernet = find_model(args.supernet)
-    net = load_supernet(supernet).net.to(device)
     data = open_data(args)
+    supernet = find_supernet(args.supernet, data.name)
+    net = load_supernet(supernet).net.to(device)
+    if not knows_classes_of(supernet, net.n_classes, data):
+        raise ApqError(
+            f"{supernet} knows other classes than {data.name}, so that nothing it says of them can "
+            f"be right: name another with --supernet"
+        )
     finished = collect(
         net,
         data,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
-from apq.cli.recipe import add_recipe, find_supernet, recipe
+from apq.cli.recipe import add_recipe, recipe
 from apq.cli.tables import format_table
+from apq.cli.weights import find_supernet
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.provenance import write_card
@@ -30,7 +31,8 @@ def make_parser(prog: str) -> cli.Parser:
     parser = cli.Parser(
         prog=prog,
         description="Finetune the subnets of experiments, and for each random ones of the same\n"
-        "cost, under one recipe; compare them on the test images. Goes on where it was stopped.",
+        "cost, under one recipe; compare them on the test images. Experiments without a\n"
+        "checkpoint keep theirs. Goes on where it was stopped.",
     )
     parser.add_argument(
         "--exp_names", required=True, metavar="A,B,...", help="experiments under exps/"

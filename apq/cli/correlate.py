@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
-from apq.cli.recipe import add_recipe, find_supernet, recipe
+from apq.cli.recipe import add_recipe, recipe
+from apq.cli.weights import find_supernet
 from apq.provenance import write_card
 from apq.space import PAPER_SPACE
 

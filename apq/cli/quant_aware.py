@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
-from apq.cli.recipe import add_recipe, find_supernet, recipe
+from apq.cli.recipe import add_recipe, recipe
+from apq.cli.weights import find_supernet
 from apq.experiment import EXPERIMENTS_DIR, Experiment
 
 if TYPE_CHECKING:

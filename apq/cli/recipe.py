@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from apq.cli import parser as cli
-from apq.errors import ApqError
-from apq.paths import MODELS_DIR, find_model
-from apq.provenance import read_card
+from apq.cli.weights import add_supernet
 from elastic_nn.quantizer_kinds import QUANTIZERS
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 
-SUPERNET, AUTHORS_SUPERNET = MODELS_DIR / "supernet.pth.tar", MODELS_DIR / "imagenet-OFA"
 FLAGS = (
     ("n_epochs", cli.whole_number(1), ""),
     ("epoch_images", cli.whole_number(0), "training images of an epoch, others each time; 0: all"),
@@ -45,13 +41,7 @@ def add_recipe(parser: cli.Parser, defaults: Mapping[str, Any] | None = None) ->
 
     A flag that is not given takes the value of `defaults`, else of the chosen recipe.
     """
-    parser.add_argument(
-        "--supernet",
-        type=Path,
-        metavar="FILE",
-        help="weights to start from; default: models/supernet.pth.tar, or a supernet of the same "
-        "data as models/DATASET/supernet.pth.tar, or models/imagenet-OFA for ImageNet",
-    )
+    add_supernet(parser)
     parser.set_defaults(recipe_defaults=dict(defaults or {}))
     paper = {**vars(FinetuneSettings()), **(defaults or {})}
     group = parser.add_argument_group("recipe")
@@ -75,21 +65,3 @@ def recipe(args: argparse.Namespace) -> FinetuneSettings:
         if getattr(args, name) is not None:
             chosen[name] = getattr(args, name)
     return FinetuneSettings(**chosen)
-
-
-def find_supernet(given: Path | None, dataset: str) -> Path:
-    """Return the supernet file to start from, of the data where one is; raises ApqError."""
-    of_data = find_model(MODELS_DIR / dataset / SUPERNET.name)
-    default, authors = find_model(SUPERNET), find_model(AUTHORS_SUPERNET)
-    if given:
-        candidates = [find_model(given)]
-    elif dataset == "imagenet":
-        candidates = [authors, of_data, default]
-    elif default.is_file() and read_card(default).get("dataset") == dataset:
-        candidates = [default]
-    else:
-        candidates = [of_data, default, authors]
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise ApqError(f"there is no supernet at {given or SUPERNET}; name one with --supernet FILE")

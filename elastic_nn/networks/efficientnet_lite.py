@@ -146,7 +146,8 @@ def _copy_layer(
 
     At stride 2 the source pads as TensorFlow does, with one row less at the top and one column
     less at the left than ours: its kernel sits one to the right of and one below the centre. The
-    stem has no room for that, and sees its images shifted by a pixel.
+    stem has no room for that, and sees its images shifted by a pixel. Subnets with smaller kernels
+    than the largest begin with a part of such a kernel, and have to learn the rest.
     """
     weight = source[f"{conv}.weight"]
     if outputs is not None:

@@ -34,7 +34,8 @@ def repeat_watched(trainer: Trainer, last: int) -> tuple[int, float, str]:
         found = distributed.gather(
             (health.cause(trainer.net, run_step, trainer.highest_loss), losses[0])
         )
-        for cause, loss in found:
+        # To the other processes it came by the update, with the mean of the gradients.
+        for cause, loss in sorted(found, key=lambda told: health.BY_UPDATE in told[0]):
             if cause:
                 return i + 1, loss, cause
     return last, float("nan"), "it did not happen again when the steps were repeated"

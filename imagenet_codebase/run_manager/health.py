@@ -14,6 +14,9 @@ EXPLODED = 100.0
 """A loss so many times that of guessing, ln(classes), is no training any more."""
 
 
+BY_UPDATE = ", by the update,"
+
+
 def highest_loss(n_classes: int) -> float:
     """Return the cross-entropy above which a loss counts as exploded."""
     return EXPLODED * math.log(max(2, n_classes))
@@ -92,7 +95,7 @@ def cause(net: nn.Module, run_step: Callable[[], torch.Tensor], highest: float) 
         loss = run_step()
     findings.look("the loss", loss)
     for name, parameter in net.named_parameters():
-        findings.look(f"{name}, by the update,", parameter)
+        findings.look(f"{name}{BY_UPDATE}", parameter)
     if findings.first:
         return f"{findings.first} is the first that is not finite"
     if not is_sound(float(loss), highest):

@@ -13,6 +13,9 @@ import torch
 from apq.errors import ApqError
 from imagenet_codebase.run_manager.distributed import launched
 
+SHUTDOWN_S = 600
+"""How long processes have to stop: Ctrl-C waits for the end of a validation."""
+
 
 def relaunch(n_processes: int | None, device: str) -> int | None:
     """Run this command once more in several processes, and return their exit status.
@@ -41,6 +44,7 @@ def relaunch(n_processes: int | None, device: str) -> int | None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.1,
+        shutdown_timeout=SHUTDOWN_S,
     )
     try:
         elastic_launch(config, sys.executable)(*sys.orig_argv[1:])

@@ -138,7 +138,7 @@ def train_supernet(
             net,
             data,
             recipe,
-            _Step(net, sandwich),
+            SharedSandwichStep(net, sandwich),
             _Validation(net, data, statistics, name, n_workers),
             folder / f"{number}-{name}",
             {"sandwich": asdict(sandwich), "init": settings.init, **data_facts(data)},
@@ -150,12 +150,8 @@ def train_supernet(
             if number == 1 and settings.init:
                 normalize = data.train.source.normalize
                 start_from(net, settings.init, statistics, normalize.mean, normalize.std)
-            if name == "elastic":
-                sort_channels(net)
-            if name == "quantized":
-                calibrate_activations(net, statistics)
+            _prepare(net, name, statistics)
             print(f"{name}: {recipe.n_epochs} epochs", flush=True)
-            distributed.follow_first(net)
         if name == "quantized":
             compile_where_it_pays(recipe, data.n_images("train"), device)
         if not trainer.run():
@@ -170,7 +166,16 @@ def train_supernet(
     return net, history
 
 
-class _Step(SandwichStep):
+def _prepare(net: OnceForAllNet, phase: str, statistics: list[torch.Tensor]) -> None:
+    """Do what a phase needs before its first step, the same in all processes."""
+    if phase == "elastic":
+        sort_channels(net)
+    if phase == "quantized":
+        calibrate_activations(net, statistics)
+    distributed.follow_first(net)
+
+
+class SharedSandwichStep(SandwichStep):
     """A step of several processes: each one has its share of the images, and the same subnets."""
 
     def __call__(

@@ -40,7 +40,7 @@ class Trainer:
     """Trains one network in one folder, which holds its last states, its figures and its best.
 
     Among several processes, each one trains on its share of every batch; `step` has to average the
-    gradients (`distributed.data_parallel`). The first one writes.
+    gradients (`distributed.data_parallel` or `average_gradients`). The first one writes.
     """
 
     def __init__(

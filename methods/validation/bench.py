@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -73,19 +74,23 @@ class FinetuningBench:
     ) -> Outcome | None:
         """Finetune a subnet and measure it, or return what an earlier call measured.
 
-        The finetuned weights stay in `experiment` where there is one. Returns None when Ctrl-C
-        stopped it: the same call goes on from there. Raises ApqError when `name` stands for
-        another subnet.
+        An `experiment` without a checkpoint gets the finetuned weights; other weights are dropped.
+        Returns None when Ctrl-C stopped it: the same call goes on from there. Raises ApqError when
+        `name` stands for another subnet.
         """
         path, arch = self.folder / f"{name}.json", subnet.to_json()
-        known = distributed.from_first(lambda: files.read_json(path) if path.exists() else None)
-        if known:
+        working = Experiment(self.folder / name)
+
+        def begin() -> dict[str, Any] | None:
+            if path.exists() and (experiment is None or experiment.checkpoint_dir.exists()):
+                return files.read_json(path)
+            files.write_text(working.dir / "arch", arch + "\n")
+            return None
+
+        if known := distributed.from_first(begin):
             if known.pop("arch") != arch:
                 raise ApqError(f"{path} is of another subnet: remove {self.folder} to begin anew")
             return Outcome(**known)
-        working = experiment or Experiment(self.folder / name)
-        if not experiment:
-            distributed.from_first(lambda: files.write_text(working.dir / "arch", arch + "\n"))
         direct = self._direct(subnet)
         result = finetune(working, self.supernet, self.data, self.settings, self.device)
         if not result.finished:
@@ -93,9 +98,10 @@ class FinetuningBench:
         test = self._top1(fold(load_trained(working).net.to(self.device)), "test")
         outcome = Outcome(direct_top1=direct, val_top1=result.best_top1, test_top1=test)
         if distributed.is_first():
+            if experiment and not experiment.checkpoint_dir.exists():
+                shutil.move(working.checkpoint_dir, experiment.checkpoint_dir)
             files.write_json(path, {"arch": arch, **asdict(outcome)})
-            if not experiment:
-                shutil.rmtree(working.dir)  # 15 MB of weights that nobody asked for
+            shutil.rmtree(working.dir)  # 15 MB of weights that nobody asked for
         return outcome
 
     def _direct(self, subnet: Subnet) -> float:

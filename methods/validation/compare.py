@@ -79,7 +79,7 @@ def compare(
 ) -> Iterator[ContestResult | None]:
     """Yield each contest's result when all of its subnets are finetuned; None when stopped.
 
-    The experiments keep their finetuned weights.
+    Experiments without a checkpoint keep their finetuned weights.
     """
     for contest in contests:
         subnet = contest.experiment.subnet()

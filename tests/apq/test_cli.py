@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from apq import ApqError, Experiment, cli, paths
-from apq.cli.recipe import find_supernet, recipe
+from apq.cli import weights
+from apq.cli.recipe import recipe
 from apq.cli.tables import format_table
+from apq.cli.weights import find_supernet
 from apq.provenance import write_card
 from apq.space import PAPER_SPACE
 from apq.subnet import smallest
@@ -212,23 +214,30 @@ def test_energy_and_another_image_size(home, call):
 
 def test_finetuning_starts_from_a_supernet_of_its_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(paths, "shipped_models_dir", lambda: None)
+    monkeypatch.setattr(weights, "shipped_models_dir", lambda: tmp_path / "shipped")
+    monkeypatch.setattr(paths, "shipped_models_dir", lambda: tmp_path / "shipped")
     default = Path("models/supernet.pth.tar")
     with pytest.raises(ApqError, match=f"no supernet at {default}"):
         find_supernet(None, "digits")
-    files = {}
-    for name in ("supernet.pth.tar", "digits/supernet.pth.tar", "imagenet-OFA"):
-        files[name] = Path("models") / name
-        files[name].parent.mkdir(parents=True, exist_ok=True)
-        files[name].write_bytes(name.encode())
-    write_card(default, dataset="cifar10")
-    assert find_supernet(None, "cifar10") == default
-    assert find_supernet(None, "digits") == files["digits/supernet.pth.tar"]
-    assert find_supernet(None, "folder") == default
-    assert find_supernet(None, "imagenet") == files["imagenet-OFA"]
-    assert find_supernet(files["imagenet-OFA"], "digits") == files["imagenet-OFA"]
-    write_card(default, dataset="digits")  # the user's own, trained on the same
+    shipped, digits = (tmp_path / "shipped" / n / default.name for n in (".", "digits"))
+    for path, dataset in ((shipped, "cifar10"), (digits, "digits")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dataset.encode())
+        write_card(path, dataset=dataset)
+    assert find_supernet(None, "cifar10") == shipped
+    assert find_supernet(None, "digits") == digits
+    assert find_supernet(None, "folder") == shipped
+    # The user's own come first, where they are of the data or nothing is.
+    default.parent.mkdir()
+    default.write_bytes(b"mine")
+    write_card(default, dataset="digits")
     assert find_supernet(None, "digits") == default
+    assert find_supernet(None, "cifar10") == shipped
+    assert find_supernet(None, "folder") == default
+    authors = Path("models/imagenet-OFA")
+    authors.write_bytes(b"theirs")
+    assert find_supernet(None, "imagenet") == authors
+    assert find_supernet(authors, "digits") == authors
 
 
 def test_a_search_runs_from_any_folder_with_the_shipped_predictor(tmp_path, monkeypatch, call):

@@ -13,6 +13,7 @@ from apq.subnet import largest, smallest
 from elastic_nn.importance import sort_channels
 from elastic_nn.modules import ElasticBatchNorm2d, QuantizedLayer
 from elastic_nn.networks import OnceForAllNet
+from elastic_nn.networks.batch_statistics import adopt_batch_statistics
 from elastic_nn.networks.files import load_supernet, save_supernet
 from utils import checkpoint
 
@@ -204,6 +205,28 @@ def test_calibration_finds_what_the_data_hold(net, tiny_space, images):
         )
     net.activate(smallest(tiny_space).with_bits(4))
     assert layers["blocks.1.mobile_inverted_conv.depth_conv.conv"][0].a_bits == 4
+
+
+@torch.no_grad()
+def test_other_batch_statistics_and_the_same_function(net):
+    generator = torch.Generator().manual_seed(0)
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.running_mean.normal_(generator=generator)
+        norm.running_var.uniform_(1, 9, generator=generator)
+    batches = [torch.randn(n, 3, 32, 32, generator=generator) for n in (2, 6)]
+    net.eval()
+    before = [net(batch) for batch in batches]
+    adopt_batch_statistics(net, batches)
+    for batch, wanted in zip(batches, before, strict=True):
+        torch.testing.assert_close(net(batch), wanted, atol=1e-4, rtol=1e-4)
+    # They are those of all images: training on these together computes the same as well.
+    seen = net.first_conv.conv(torch.cat(batches))
+    torch.testing.assert_close(norms[0].running_mean, seen.mean((0, 2, 3)), atol=1e-5, rtol=1e-4)
+    trained = net.train()(torch.cat(batches))
+    torch.testing.assert_close(trained, torch.cat(before), atol=1e-3, rtol=1e-3)
+    with pytest.raises(ApqError, match="without images"):
+        adopt_batch_statistics(net, [])
 
 
 def test_bn_statistics_are_those_of_the_data(net, tiny_space):

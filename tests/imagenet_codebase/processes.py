@@ -24,7 +24,8 @@ from apq.space import SearchSpace, Stage
 from apq.subnet import smallest
 from elastic_nn.modules import ElasticBatchNorm2d
 from elastic_nn.networks import MobileNet, OnceForAllNet
-from elastic_nn.training import SandwichSettings, SandwichStep
+from elastic_nn.networks.files import save_supernet
+from elastic_nn.training import SandwichSettings
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.data_providers.memory import MemorySource, crop_and_flip
 from imagenet_codebase.data_providers.normalization import Normalization
@@ -32,9 +33,12 @@ from imagenet_codebase.data_providers.splits import Split
 from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.evaluate import evaluate, evaluate_split
+from imagenet_codebase.run_manager.recipes import FinetuneSettings
 from imagenet_codebase.run_manager.settings import TrainingSettings
+from imagenet_codebase.run_manager.supernet import SharedSandwichStep
 from imagenet_codebase.run_manager.sync_bn import SyncedBatchNorm2d, synchronize
 from imagenet_codebase.run_manager.trainer import Trainer
+from methods.validation.bench import FinetuningBench
 
 N_KILLS, SAVE_EVERY = 20, 4
 STEPS = 10  # an epoch of the runs to kill
@@ -218,7 +222,7 @@ def sandwich(folder):
     """Return the mean gradients of a supernet's step over two halves of a batch."""
     torch.manual_seed(0)
     net = OnceForAllNet(SPACE, 4)
-    step = SandwichStep(net, SandwichSettings(n_random=1))
+    step = SharedSandwichStep(net, SandwichSettings(n_random=1))
     images, labels = torch.randn(8, 3, 16, 16), torch.arange(8) % 4
     own = distributed.shard()
     halves = [own.index] if own.n_processes > 1 else [0, 1]
@@ -226,11 +230,24 @@ def sandwich(folder):
     for half in halves:
         net.zero_grad()
         step(images[half::2], labels[half::2], (0, 0, 0))
-        distributed.average_gradients(net)
         for name, parameter in net.named_parameters():
             if parameter.grad is not None:
                 sums[name] = sums.get(name, 0) + parameter.grad / len(halves)
     return sums
+
+
+def bench(folder):
+    """Finetune and measure two subnets, one of them for an experiment; then once more."""
+    torch.manual_seed(0)
+    n, supernet = distributed.shard().n_processes, folder / "supernet.pth.tar"
+    distributed.from_first(lambda: save_supernet(OnceForAllNet(n_classes=4), supernet))
+    settings = FinetuneSettings(n_epochs=1, batch_size=8 // n, lr=0.01, sync_bn=True)
+    subnet = smallest()  # experiments are of the paper's space
+    for _ in range(2):
+        bench = FinetuningBench(supernet, data(26), settings, folder / "bench", CPU)
+        outcome = vars(bench.measure("a", subnet))
+    left = sorted(path.name for path in (folder / "bench").iterdir())
+    return {"outcome": distributed.gather(outcome), "left": left}
 
 
 def images_seen(folder):
@@ -280,6 +297,7 @@ def scenarios(folder):
             "undisturbed": run_twice(folder, "undisturbed", unsynced, 26),
             "norms": norms(folder),
             "sandwich": sandwich(folder),
+            "bench": bench(folder),
             "seen": images_seen(folder),
             "accuracies": accuracies(folder),
         }

@@ -120,6 +120,17 @@ def test_a_supernets_step_averages_gradients(found):
     assert_same(one["sandwich"], two["sandwich"], 1e-6)
 
 
+def test_two_processes_finetune_and_measure_a_subnet_as_one(found):
+    one, two = found
+    (alone,), (outcome, same) = one["bench"]["outcome"], two["bench"]["outcome"]
+    assert outcome == same
+    # Of 12 images, and of 11 for the test; a sum in another order may move one of them.
+    assert outcome["direct_top1"] == pytest.approx(alone["direct_top1"], abs=1 / 12 + 1e-6)
+    for name, n in (("direct_top1", 12), ("val_top1", 12), ("test_top1", 11)):
+        assert outcome[name] * n == pytest.approx(round(outcome[name] * n))
+    assert one["bench"]["left"] == two["bench"]["left"] == ["a.json", "recipe.json"]
+
+
 def test_each_image_is_seen_once_an_epoch_by_one_process(found):
     one, two = found
     (whole,) = one["seen"]["batches"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -57,6 +58,15 @@ def test_an_experiment_keeps_its_weights(bench, tmp_path, toy_data):
     outcome = bench().measure("x", subnet, experiment)
     trained = load_trained(experiment).net
     assert evaluate(trained, toy_data.loader("test", 12)).top1 == pytest.approx(outcome.test_top1)
+    assert not (tmp_path / "run" / "x").exists()
+    # Weights that are gone are made again; others are left alone.
+    shutil.rmtree(experiment.checkpoint_dir)
+    assert bench().measure("x", subnet, experiment) == outcome
+    best = experiment.best_checkpoint
+    best.write_bytes(b"mine")
+    (tmp_path / "run" / "x.json").unlink()
+    assert bench().measure("x", subnet, experiment) == outcome
+    assert best.read_bytes() == b"mine"
 
 
 def test_results_of_other_recipes_or_subnets_are_never_mixed(bench):
