@@ -21,7 +21,7 @@ from apq.cli.tables import format_table
 from apq.space import PAPER_SPACE
 from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.run_manager.evaluate import evaluate
-from imagenet_codebase.run_manager.supernet import measure
+from imagenet_codebase.run_manager.measuring import measure
 from utils.allocator import keep_freed_memory
 
 BATCH = 256

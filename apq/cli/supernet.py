@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
+from apq.cli.tables import format_table
 from apq.provenance import write_card
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 
@@ -119,6 +120,7 @@ def _settings(args: argparse.Namespace) -> SupernetSettings:
 def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.device) -> int:
     from elastic_nn.networks.files import save_supernet
     from imagenet_codebase.run_manager import distributed
+    from imagenet_codebase.run_manager.measuring import measure_on_test
     from imagenet_codebase.run_manager.supernet import train_supernet
 
     data = open_data(args)
@@ -131,6 +133,7 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
         print(f"stopped; the same command goes on from {folder}")
         return 130
     net, history = trained
+    tested = measure_on_test(net, data, settings.n_bn_images, args.n_workers)
     if not distributed.is_first():
         return 0
     save_supernet(net, args.out)
@@ -142,8 +145,15 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
         seed=args.seed,
         settings=asdict(settings),
         validation={k: round(v, 4) for k, v in history[-1].items() if k.endswith("_top1")},
+        test={name: round(value, 4) for name, value in tested.items()},
         history=[{name: round(value, 4) for name, value in row.items()} for row in history],
         training_minutes=round(sum(row["seconds"] for row in history) / 60, 1),
     )
+    rows = [
+        (size, *(f"{tested[f'{size}{bits}_top1']:.2%}" for bits in ("", "_w8a8", "_w4a4")))
+        for size in ("largest", "smallest", "random")
+    ]
+    print(f"top-1 on the {data.n_images('test'):,} test images, without finetuning:")
+    print(format_table(("subnet", "full precision", "W8A8", "W4A4"), rows))
     print(f"supernet: {args.out}")
     return 0

@@ -23,9 +23,10 @@ from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.compiling import compile_where_it_pays
 from imagenet_codebase.run_manager.distributed import data_parallel
 from imagenet_codebase.run_manager.evaluate import evaluate_split
+from imagenet_codebase.run_manager.measuring import bn_batches
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
 from imagenet_codebase.run_manager.states import LAST_NAME
-from imagenet_codebase.run_manager.supernet import bn_batches, data_facts
+from imagenet_codebase.run_manager.supernet import data_facts
 from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
 

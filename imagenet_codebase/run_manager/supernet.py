@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from apq.space import PAPER_SPACE, SearchSpace
-from apq.subnet import Subnet, largest, smallest
+from apq.subnet import largest, smallest
 from elastic_nn.importance import sort_channels
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import start_from
-from elastic_nn.networks.folded import fold
 from elastic_nn.training import SandwichSettings, SandwichStep, calibrate_activations
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.compiling import compile_where_it_pays
-from imagenet_codebase.run_manager.evaluate import (
-    Accuracy,
-    evaluate,
-    evaluate_split,
-    to_device,
-)
+from imagenet_codebase.run_manager.evaluate import evaluate_split
+from imagenet_codebase.run_manager.measuring import bn_batches, by_bits, ready_to_measure
 from imagenet_codebase.run_manager.run_folder import RunFolder
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 from imagenet_codebase.run_manager.trainer import Trainer
@@ -66,26 +58,6 @@ def phases(
     ]
 
 
-def measure(
-    net: OnceForAllNet,
-    subnet: Subnet,
-    bn_batches: Iterable[torch.Tensor],
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-) -> Accuracy:
-    """Return a subnet's accuracy with the supernet's weights and batch statistics of its own."""
-    return evaluate(ready_to_measure(net, subnet, bn_batches), batches)
-
-
-def ready_to_measure(
-    net: OnceForAllNet, subnet: Subnet, bn_batches: Iterable[torch.Tensor]
-) -> nn.Module:
-    """Return a subnet alone, for evaluation, with the batch statistics of the batches."""
-    net.activate(subnet)
-    compact = net.extract().to(memory_format=torch.channels_last)
-    compact.reset_bn_statistics(bn_batches)
-    return fold(compact)
-
-
 def data_facts(data: DataProvider) -> dict[str, Any]:
     """Return plain values that tell whether two runs saw the same data."""
     return {
@@ -94,24 +66,6 @@ def data_facts(data: DataProvider) -> dict[str, Any]:
         "class_names": list(data.class_names),
         "n_train": data.n_images("train"),
     }
-
-
-def bn_batches(
-    data: DataProvider,
-    n_images: int,
-    batch_size: int,
-    device: torch.device,
-    seed: int = 0,
-    n_workers: int = 0,
-) -> list[torch.Tensor]:
-    """Return batches of unaugmented training images, at most `n_images` of them in whole batches.
-
-    A last batch of a single image is left out where there are others: it may have no variance.
-    """
-    loader = data.loader("train_unaugmented", batch_size, n_workers, shuffle=True, seed=seed)
-    n_batches = max(1, -(-n_images // batch_size))
-    batches = [to_device(images, device) for images, _ in itertools.islice(loader, n_batches)]
-    return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 
 def train_supernet(
@@ -198,18 +152,15 @@ class _Validation:
         n_workers: int,
     ) -> None:
         self.net, self.data, self.statistics, self.n_workers = net, data, statistics, n_workers
-        self.subnets = {"largest": largest(net.space)}
+        sizes = {"largest": largest(net.space)}
         if phase != "largest":
-            self.subnets["smallest"] = smallest(net.space)
-        if phase == "quantized":
-            for bits in (8, 4):
-                for size, subnet in (("largest", largest), ("smallest", smallest)):
-                    self.subnets[f"{size}_w{bits}a{bits}"] = subnet(net.space).with_bits(bits)
+            sizes["smallest"] = smallest(net.space)
+        self.subnets = by_bits(sizes, (None, 8, 4) if phase == "quantized" else (None,))
 
     def __call__(self) -> dict[str, float]:
         figures = {}
         for name, subnet in self.subnets.items():
             ready = ready_to_measure(self.net, subnet, self.statistics)
             accuracy = evaluate_split(ready, self.data, "val", n_workers=self.n_workers)
-            figures[f"{name}_top1"] = accuracy.top1
+            figures[name] = accuracy.top1
         return figures

@@ -18,7 +18,7 @@ from apq.subnet import Subnet
 from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
-from imagenet_codebase.run_manager.supernet import bn_batches, measure
+from imagenet_codebase.run_manager.measuring import bn_batches, measure
 from methods.prediction.pairs import PairLog
 
 DRAW_AT_ONCE = 64

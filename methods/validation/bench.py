@@ -20,8 +20,8 @@ from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.finetune import finetune, load_trained
+from imagenet_codebase.run_manager.measuring import bn_batches, ready_to_measure
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
-from imagenet_codebase.run_manager.supernet import bn_batches, ready_to_measure
 
 N_BN_IMAGES = 1024
 BATCH_SIZE = 256

@@ -15,11 +15,13 @@ from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import load_supernet, save_supernet
 from imagenet_codebase.run_manager import finetune as module
+from imagenet_codebase.run_manager import measuring
 from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
 from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
+from imagenet_codebase.run_manager.measuring import bn_batches, measure
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
-from imagenet_codebase.run_manager.supernet import bn_batches, measure, phases, train_supernet
+from imagenet_codebase.run_manager.supernet import phases, train_supernet
 from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
 
@@ -308,6 +310,13 @@ def test_supernet_phases_run_once_each_and_resume(tiny_space, toy_data, tmp_path
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
     assert {"largest_top1", "smallest_top1", "smallest_w4a4_top1"} <= set(history[-1])
     assert {"top1.png", "loss.png"} <= {path.name for path in tmp_path.iterdir()}
+    tested = measuring.measure_on_test(net, toy_data, settings.n_bn_images)
+    for size in ("largest", "smallest", "random"):
+        for bits in ("", "_w8a8", "_w4a4"):
+            n = 12 * (measuring.N_TESTED if size == "random" else 1)  # of 12 images each
+            hits = n * tested.pop(f"{size}{bits}_top1")
+            assert hits == pytest.approx(round(hits))
+    assert not tested
     again, same = train_supernet(toy_data, settings, tmp_path, CPU, tiny_space)
     assert history == same
     assert "going on after epoch 2 of 2" in capsys.readouterr().out
