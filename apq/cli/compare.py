@@ -38,6 +38,11 @@ def make_parser(prog: str) -> cli.Parser:
         "--exp_names", required=True, metavar="A,B,...", help="experiments under exps/"
     )
     parser.add_argument("--n_random", type=cli.whole_number(1), default=8, help="for each of them")
+    parser.add_argument(
+        "--direct",
+        action="store_true",
+        help="measure with the supernet's weights, without finetuning: minutes, not hours",
+    )
     parser.add_argument("--out", type=Path, default=Path("models/comparison.json"))
     cli.add_nproc(parser)
     add_recipe(parser, {"n_epochs": 1})
@@ -68,13 +73,16 @@ def _compare(
     device: torch.device,
 ) -> int:
     from imagenet_codebase.run_manager import distributed
-    from methods.validation.bench import FinetuningBench
+    from methods.validation.bench import DirectBench, FinetuningBench
     from methods.validation.compare import compare
 
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
     folder = args.out.with_name(args.out.name + ".run")
-    bench = FinetuningBench(supernet, data, settings, folder, device)
+    if args.direct:
+        bench = DirectBench(supernet, data, folder, device, settings.n_workers)
+    else:
+        bench = FinetuningBench(supernet, data, settings, folder, device)
     results = []
     for result in compare(bench, contests, args.n_random, args.seed):
         if result is None:
@@ -91,7 +99,7 @@ def _compare(
         image_size=data.image_size,
         n_test_images=data.n_images("test"),
         seed=args.seed,
-        settings=asdict(settings),
+        settings=None if args.direct else asdict(settings),
         supernet_sha256=files.sha256(supernet),
     )
     print(args.out)

@@ -1,8 +1,9 @@
-"""Finetunes many subnets under one recipe and remembers what came of each."""
+"""Measures many subnets, as they are or finetuned under one recipe, and remembers each outcome."""
 
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,28 +35,32 @@ class Outcome:
     direct_top1: float
     """On the validation images, with the supernet's weights."""
     val_top1: float
-    """On the validation images, of the best epoch of finetuning."""
+    """On the validation images, of the best epoch of finetuning where there is any."""
     test_top1: float
-    """On the test images, with the weights of that epoch."""
+    """On the test images, with the same weights as `val_top1`."""
 
 
-class FinetuningBench:
-    """One supernet, one data set, one recipe; `folder` holds what was measured so far.
+class Bench(ABC):
+    """One supernet, one data set; `folder` holds what was measured so far.
 
-    Several processes finetune and measure each subnet together; the first one writes.
+    Several processes measure each subnet together; the first one writes.
     """
+
+    makes_weights = False
+    """Whether measuring makes weights that an experiment may keep."""
 
     def __init__(
         self,
         supernet: Path,
         data: DataProvider,
-        settings: FinetuneSettings,
         folder: Path,
         device: torch.device,
+        n_workers: int = 0,
+        settings: Any = None,
     ) -> None:
-        self.supernet, self.data, self.settings = supernet, data, settings
-        self.folder, self.device = folder, device
-        facts = {"supernet_sha256": files.sha256(supernet), "settings": asdict(settings)}
+        self.supernet, self.data, self.folder, self.device = supernet, data, folder, device
+        self.n_workers = n_workers
+        facts = {"supernet_sha256": files.sha256(supernet), "settings": settings}
         facts |= {"dataset": data.name, "image_size": data.image_size}
         distributed.from_first(lambda: self._check_facts(facts))
 
@@ -72,46 +77,83 @@ class FinetuningBench:
     def measure(
         self, name: str, subnet: Subnet, experiment: Experiment | None = None
     ) -> Outcome | None:
-        """Finetune a subnet and measure it, or return what an earlier call measured.
+        """Measure a subnet, or return what an earlier call measured.
 
-        An `experiment` without a checkpoint gets the finetuned weights; other weights are dropped.
-        Returns None when Ctrl-C stopped it: the same call goes on from there. Raises ApqError when
-        `name` stands for another subnet.
+        An `experiment` without a checkpoint gets the finetuned weights, where there are some;
+        other weights are dropped. Returns None when Ctrl-C stopped it: the same call goes on from
+        there. Raises ApqError when `name` stands for another subnet.
         """
         path, arch = self.folder / f"{name}.json", subnet.to_json()
-        working = Experiment(self.folder / name)
 
-        def begin() -> dict[str, Any] | None:
-            if path.exists() and (experiment is None or experiment.checkpoint_dir.exists()):
-                return files.read_json(path)
-            files.write_text(working.dir / "arch", arch + "\n")
-            return None
+        def known() -> dict[str, Any] | None:
+            enough = experiment is None or not self.makes_weights or has_weights(experiment)
+            return files.read_json(path) if path.exists() and enough else None
 
-        if known := distributed.from_first(begin):
-            if known.pop("arch") != arch:
+        if earlier := distributed.from_first(known):
+            if earlier.pop("arch") != arch:
                 raise ApqError(f"{path} is of another subnet: remove {self.folder} to begin anew")
-            return Outcome(**known)
-        direct = self._direct(subnet)
+            return Outcome(**earlier)
+        working = Experiment(self.folder / name)
+        outcome = self._measure(subnet, working)
+        if outcome and distributed.is_first():
+            if experiment and not has_weights(experiment) and working.checkpoint_dir.exists():
+                shutil.move(working.checkpoint_dir, experiment.checkpoint_dir)
+            files.write_json(path, {"arch": arch, **asdict(outcome)})
+            shutil.rmtree(working.dir, ignore_errors=True)  # 15 MB that nobody asked for
+        return outcome
+
+    @abstractmethod
+    def _measure(self, subnet: Subnet, working: Experiment) -> Outcome | None:
+        """Measure a subnet, with a folder to work in; None when Ctrl-C stopped it."""
+
+    def _direct(self, subnet: Subnet) -> nn.Module:
+        """Return the subnet with the supernet's weights and batch statistics of its own."""
+        net = load_supernet(self.supernet, subnet.space).net.to(self.device)
+        statistics = bn_batches(
+            self.data, N_BN_IMAGES, BATCH_SIZE, self.device, n_workers=self.n_workers
+        )
+        return ready_to_measure(net, subnet, statistics)
+
+    def _top1(self, net: nn.Module, split: str) -> float:
+        return evaluate_split(net, self.data, split, BATCH_SIZE, self.n_workers).top1
+
+
+def has_weights(experiment: Experiment) -> bool:
+    """Whether an experiment was finetuned, or is being."""
+    return experiment.checkpoint_dir.exists()
+
+
+class DirectBench(Bench):
+    """Measures subnets with the supernet's weights, without finetuning."""
+
+    def _measure(self, subnet: Subnet, working: Experiment) -> Outcome:
+        net = self._direct(subnet)
+        val, test = (self._top1(net, split) for split in ("val", "test"))
+        return Outcome(direct_top1=val, val_top1=val, test_top1=test)
+
+
+class FinetuningBench(Bench):
+    """Finetunes subnets under one recipe."""
+
+    makes_weights = True
+
+    def __init__(
+        self,
+        supernet: Path,
+        data: DataProvider,
+        settings: FinetuneSettings,
+        folder: Path,
+        device: torch.device,
+    ) -> None:
+        super().__init__(supernet, data, folder, device, settings.n_workers, asdict(settings))
+        self.settings = settings
+
+    def _measure(self, subnet: Subnet, working: Experiment) -> Outcome | None:
+        arch = subnet.to_json() + "\n"
+        distributed.from_first(lambda: files.write_text(working.dir / "arch", arch))
+        direct = self._top1(self._direct(subnet), "val")
         result = finetune(working, self.supernet, self.data, self.settings, self.device)
         if not result.finished:
             return None
         test = self._top1(fold(load_trained(working).net.to(self.device)), "test")
-        outcome = Outcome(direct_top1=direct, val_top1=result.best_top1, test_top1=test)
-        if distributed.is_first():
-            if experiment and not experiment.checkpoint_dir.exists():
-                shutil.move(working.checkpoint_dir, experiment.checkpoint_dir)
-            files.write_json(path, {"arch": arch, **asdict(outcome)})
-            shutil.rmtree(working.dir)  # 15 MB of weights that nobody asked for
-        return outcome
-
-    def _direct(self, subnet: Subnet) -> float:
-        net = load_supernet(self.supernet, subnet.space).net.to(self.device)
-        n_workers = self.settings.n_workers
-        statistics = bn_batches(
-            self.data, N_BN_IMAGES, BATCH_SIZE, self.device, n_workers=n_workers
-        )
-        return self._top1(ready_to_measure(net, subnet, statistics), "val")
-
-    def _top1(self, net: nn.Module, split: str) -> float:
-        n_workers = self.settings.n_workers
-        return evaluate_split(net, self.data, split, BATCH_SIZE, n_workers).top1
+        return Outcome(direct_top1=direct, val_top1=result.best_top1, test_top1=test)

@@ -1,4 +1,4 @@
-"""Searched subnets against random ones of the same cost, all finetuned alike."""
+"""Searched subnets against random ones of the same cost, all of them measured alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.space import SearchSpace
 from apq.subnet import Subnet
-from methods.validation.bench import FinetuningBench, Outcome
+from methods.validation.bench import Bench, Outcome
 from utils.latency_predictor import LatencyPredictor
 
 TOLERANCE = 0.02
@@ -75,9 +75,9 @@ def random_subnets(
 
 
 def compare(
-    bench: FinetuningBench, contests: Sequence[Contest], n_random: int, seed: int
+    bench: Bench, contests: Sequence[Contest], n_random: int, seed: int
 ) -> Iterator[ContestResult | None]:
-    """Yield each contest's result when all of its subnets are finetuned; None when stopped.
+    """Yield each contest's result when all of its subnets are measured; None when stopped.
 
     Experiments without a checkpoint keep their finetuned weights.
     """

@@ -48,7 +48,7 @@ SURFACE = {
         --nproc {DATA}""",
     "predictor": """--pairs --out_dir --n_epochs --lr --weight_decay --transfer_lr --held_out
         --ensemble --study""",
-    "compare": f"--exp_names --n_random --out --nproc {RECIPE} {DATA}",
+    "compare": f"--exp_names --n_random --direct --out --nproc {RECIPE} {DATA}",
     "correlate": f"--n_subnets --out --nproc {RECIPE} {DATA}",
 }
 

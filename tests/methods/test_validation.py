@@ -17,7 +17,7 @@ from elastic_nn.networks.files import save_supernet
 from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.finetune import load_trained
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
-from methods.validation.bench import FinetuningBench, Outcome
+from methods.validation.bench import DirectBench, FinetuningBench, Outcome
 from methods.validation.compare import Contest, ContestResult, compare, random_subnets
 from methods.validation.correlate import correlate, measure_random
 from utils.latency_predictor import LatencyPredictor
@@ -50,6 +50,22 @@ def test_what_was_measured_is_not_measured_again(bench, tmp_path):
     kept = tmp_path / "run" / "a.json"
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "test_top1": 0.125}))
     assert bench().measure("a", subnet).test_top1 == 0.125
+
+
+def test_direct_measurements_finetune_nothing(supernet, toy_data, tmp_path, bench):
+    subnet = smallest(PAPER_SPACE).with_bits(8)
+    experiment = Experiment.create("x", subnet, 1.5, {}, root=tmp_path / "exps")
+
+    def make():
+        return DirectBench(supernet, toy_data, tmp_path / "direct", torch.device("cpu"))
+
+    outcome = make().measure("x", subnet, experiment)
+    assert outcome.direct_top1 == outcome.val_top1 == bench().measure("x", subnet).direct_top1
+    assert outcome.test_top1 * 12 == pytest.approx(round(outcome.test_top1 * 12))
+    assert not experiment.checkpoint_dir.exists()
+    kept = tmp_path / "direct" / "x.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "test_top1": 0.125}))
+    assert make().measure("x", subnet, experiment).test_top1 == 0.125
 
 
 def test_an_experiment_keeps_its_weights(bench, tmp_path, toy_data):
