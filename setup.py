@@ -25,7 +25,10 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=[p for name in PACKAGES for p in (name, f"{name}.*")]),
-    package_data={"lut": ["tables/*.json"], "models": ["*.pt", "*.tar", "*.json", "README.md"]},
+    package_data={
+        "lut": ["tables/*.json"],
+        "models": ["*.pt", "*.tar", "*.json", "README.md", "digits/*"],
+    },
     install_requires=[
         "numpy>=1.26",
         "progress>=1.6",

@@ -1,7 +1,7 @@
 """Whether ranking by an ensemble's lower bound finds better subnets than ranking by its mean.
 
-python -m benchmarks.risk --folder DIR [--pairs models/pairs.json]
-    [--supernet models/supernet.pth.tar] [--dataset digits] [--image_size 64] [--seeds 3]
+python -m benchmarks.risk --folder DIR [--pairs models/digits/pairs.json]
+    [--supernet models/digits/supernet.pth.tar] [--dataset digits] [--image_size 64] [--seeds 3]
     [--generations 150] [--n_epochs 3]
 
 Trains one predictor and an ensemble on the pairs, searches with each of them under four latency
@@ -54,8 +54,8 @@ def train(args: argparse.Namespace, cost: LatencyPredictor) -> dict[str, Accurac
 def main() -> None:
     """Search, measure, print the table of means over budgets and seeds."""
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=Path, default=Path("models/pairs.json"))
-    parser.add_argument("--supernet", type=Path, default=Path("models/supernet.pth.tar"))
+    parser.add_argument("--pairs", type=Path, default=Path("models/digits/pairs.json"))
+    parser.add_argument("--supernet", type=Path, default=Path("models/digits/supernet.pth.tar"))
     parser.add_argument("--members", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--generations", type=int, default=150)
