@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
+from apq.cli.processes import add_nproc, in_processes
 from apq.cli.weights import add_supernet, find_supernet
 from apq.errors import ApqError
 from apq.provenance import read_card
@@ -41,7 +42,7 @@ def make_parser(prog: str) -> cli.Parser:
         default=40,
         help="subnets measured once more at the end, to tell the noise",
     )
-    cli.add_nproc(parser)
+    add_nproc(parser)
     add_data(parser, default="digits")
     cli.add_common(parser)
     return parser
@@ -49,15 +50,7 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Measure until the file has the wanted numbers of pairs, in as many processes as asked for."""
-    from imagenet_codebase.run_manager import distributed
-    from imagenet_codebase.run_manager.evaluate import pick_device
-    from imagenet_codebase.run_manager.launch import relaunch
-
-    status = relaunch(args.nproc, args.device)
-    if status is not None:
-        return status
-    with distributed.group(pick_device(args.device)) as device:
-        return _collect(args, device)
+    return in_processes(args, lambda device: _collect(args, device))
 
 
 def _collect(args: argparse.Namespace, device: torch.device) -> int:

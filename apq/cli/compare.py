@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
+from apq.cli.processes import add_nproc, in_processes
 from apq.cli.recipe import add_recipe, recipe
 from apq.cli.tables import format_table
 from apq.cli.weights import find_supernet
@@ -44,7 +45,7 @@ def make_parser(prog: str) -> cli.Parser:
         help="measure with the supernet's weights, without finetuning: minutes, not hours",
     )
     parser.add_argument("--out", type=Path, default=Path("models/comparison.json"))
-    cli.add_nproc(parser)
+    add_nproc(parser)
     add_recipe(parser, {"n_epochs": 1})
     add_data(parser, default="cifar10")
     cli.add_common(parser)
@@ -53,17 +54,9 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Finetune all, print the table and write every figure, in as many processes as asked for."""
-    from imagenet_codebase.run_manager import distributed
-    from imagenet_codebase.run_manager.evaluate import pick_device
-    from imagenet_codebase.run_manager.launch import relaunch
-
     contests = [_contest(name.strip()) for name in args.exp_names.split(",")]
     settings = recipe(args)
-    status = relaunch(args.nproc, args.device)
-    if status is not None:
-        return status
-    with distributed.group(pick_device(args.device)) as device:
-        return _compare(args, contests, settings, device)
+    return in_processes(args, lambda device: _compare(args, contests, settings, device))
 
 
 def _compare(

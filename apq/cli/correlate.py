@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
+from apq.cli.processes import add_nproc, in_processes
 from apq.cli.recipe import add_recipe, recipe
 from apq.cli.weights import find_supernet
 from apq.provenance import write_card
@@ -30,7 +31,7 @@ def make_parser(prog: str) -> cli.Parser:
     )
     parser.add_argument("--n_subnets", type=cli.whole_number(2), default=24)
     parser.add_argument("--out", type=Path, default=Path("models/correlation.json"))
-    cli.add_nproc(parser)
+    add_nproc(parser)
     add_recipe(parser, {"n_epochs": 1})
     add_data(parser, default="cifar10")
     cli.add_common(parser)
@@ -39,16 +40,8 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Finetune, print the correlations and write them, in as many processes as asked for."""
-    from imagenet_codebase.run_manager import distributed
-    from imagenet_codebase.run_manager.evaluate import pick_device
-    from imagenet_codebase.run_manager.launch import relaunch
-
     settings = recipe(args)
-    status = relaunch(args.nproc, args.device)
-    if status is not None:
-        return status
-    with distributed.group(pick_device(args.device)) as device:
-        return _correlate(args, settings, device)
+    return in_processes(args, lambda device: _correlate(args, settings, device))
 
 
 def _correlate(args: argparse.Namespace, settings: FinetuneSettings, device: torch.device) -> int:

@@ -159,16 +159,6 @@ def add_common(parser: Parser) -> None:
     )
 
 
-def add_nproc(parser: Parser) -> None:
-    """Add the flag of the commands that run in several processes."""
-    parser.add_argument(
-        "--nproc",
-        type=whole_number(1),
-        metavar="N",
-        help="processes on this machine; default: one for each visible GPU",
-    )
-
-
 def warn(message: str) -> None:
     """Print one line that is no error to standard error."""
     print(f"note: {message}", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
+from apq.cli.processes import add_nproc, in_processes
 from apq.cli.recipe import add_recipe, recipe
 from apq.cli.weights import find_supernet
 from apq.experiment import EXPERIMENTS_DIR, Experiment
@@ -22,7 +23,7 @@ def make_parser(prog: str) -> cli.Parser:
     parser = cli.Parser(prog=prog, description="Finetune an experiment, quantization-aware.")
     parser.add_argument("--exp_name", required=True, help="experiment under exps/")
     parser.add_argument("--restart", action="store_true", help="drop an earlier run and begin anew")
-    cli.add_nproc(parser)
+    add_nproc(parser)
     add_recipe(parser)
     add_data(parser, default="imagenet")
     cli.add_common(parser)
@@ -31,18 +32,10 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Finetune and say how it went, in as many processes as were asked for."""
-    from imagenet_codebase.run_manager import distributed
-    from imagenet_codebase.run_manager.evaluate import pick_device
-    from imagenet_codebase.run_manager.launch import relaunch
-
     experiment = Experiment.open(Experiment.path_for(args.exp_name))
     experiment.subnet()  # a broken file is told before the data are read
     settings = recipe(args)
-    status = relaunch(args.nproc, args.device)
-    if status is not None:
-        return status
-    with distributed.group(pick_device(args.device)) as device:
-        return _finetune(args, experiment, settings, device)
+    return in_processes(args, lambda device: _finetune(args, experiment, settings, device))
 
 
 def _finetune(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
+from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.provenance import write_card
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
@@ -75,7 +76,7 @@ def make_parser(prog: str) -> cli.Parser:
         help="run the quantizers' passes as compiled loops; default: in runs of 500 steps on",
     )
     parser.add_argument("--restart", action="store_true", help="drop an earlier run and begin anew")
-    cli.add_nproc(parser)
+    add_nproc(parser)
     add_data(parser, default="digits")
     cli.add_common(parser)
     return parser
@@ -83,16 +84,8 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and write the supernet with its card, in as many processes as were asked for."""
-    from imagenet_codebase.run_manager import distributed
-    from imagenet_codebase.run_manager.evaluate import pick_device
-    from imagenet_codebase.run_manager.launch import relaunch
-
     settings = _settings(args)
-    status = relaunch(args.nproc, args.device)
-    if status is not None:
-        return status
-    with distributed.group(pick_device(args.device)) as device:
-        return _train(args, settings, device)
+    return in_processes(args, lambda device: _train(args, settings, device))
 
 
 def _settings(args: argparse.Namespace) -> SupernetSettings:
@@ -144,7 +137,6 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
         class_names=list(data.class_names),
         seed=args.seed,
         settings=asdict(settings),
-        validation={k: round(v, 4) for k, v in history[-1].items() if k.endswith("_top1")},
         test={name: round(value, 4) for name, value in tested.items()},
         history=[{name: round(value, 4) for name, value in row.items()} for row in history],
         training_minutes=round(sum(row["seconds"] for row in history) / 60, 1),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
 from apq.cli.found_text import amount, budget
+from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.experiment import Experiment
@@ -40,7 +41,7 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument(
         "--batch_size", type=cli.whole_number(1), default=256, help="images at a time, each process"
     )
-    cli.add_nproc(parser)
+    add_nproc(parser)
     add_data(parser, default=None, size_flag="--data_image_size")
     cli.add_common(parser)
     return parser
@@ -48,19 +49,16 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Print cost and size, and the accuracy where a checkpoint and the data exist."""
-    from imagenet_codebase.run_manager import distributed
-    from imagenet_codebase.run_manager.evaluate import pick_device
-    from imagenet_codebase.run_manager.launch import relaunch
-
     experiment = Experiment.open(args.exp_dir)
     experiment.subnet()  # a broken file is told before more processes start
-    if experiment.best_checkpoint.exists():
-        status = relaunch(args.nproc, args.device)
-        if status is not None:
-            return status
-    with distributed.group(pick_device(args.device)) as device:
+    if not experiment.best_checkpoint.exists():
+        args.nproc = 1  # there is nothing to share
+
+    def work(device: torch.device) -> int:
         _measure(experiment, args, device)
-    return 0
+        return 0
+
+    return in_processes(args, work)
 
 
 def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.device) -> None:

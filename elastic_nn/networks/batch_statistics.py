@@ -21,14 +21,14 @@ def adopt_batch_statistics(net: MobileNet, batches: Iterable[torch.Tensor]) -> N
     """
     norms = [m for m in net.modules() if isinstance(m, ElasticBatchNorm2d)]
     # Images seen, sum of the batches' means and of their mean squares, weighted by images.
-    sums: dict[ElasticBatchNorm2d, list[torch.Tensor | int]] = {}
+    sums: dict[ElasticBatchNorm2d, tuple[int, torch.Tensor, torch.Tensor]] = {}
 
     def watch(norm: ElasticBatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
-        x = inputs[0].double()
+        x, exactly = inputs[0], {"dim": (0, 2, 3), "dtype": torch.float64}
         n = x.size(0)
         seen, mean, square = sums.get(norm, (0, 0, 0))
-        axes = (0, 2, 3)
-        sums[norm] = [seen + n, mean + n * x.mean(axes), square + n * x.square().mean(axes)]
+        mean, square = mean + n * x.mean(**exactly), square + n * x.square().mean(**exactly)
+        sums[norm] = (seen + n, mean, square)
 
     hooks = [norm.register_forward_pre_hook(watch) for norm in norms]
     training = net.training

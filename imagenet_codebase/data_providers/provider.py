@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,15 @@ class DataProvider:
     def n_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    def facts(self) -> dict[str, Any]:
+        """Return plain values that tell whether two runs saw the same data."""
+        return {
+            "dataset": self.name,
+            "image_size": self.image_size,
+            "class_names": list(self.class_names),
+            "n_train": self.n_images("train"),
+        }
 
     def split(self, name: str) -> Split:
         """Return a split by name; raises ApqError when there is none of that name."""

@@ -26,7 +26,6 @@ from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.measuring import bn_batches
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
 from imagenet_codebase.run_manager.states import LAST_NAME
-from imagenet_codebase.run_manager.supernet import data_facts
 from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
 
@@ -102,7 +101,7 @@ def finetune(
     subnet = experiment.subnet()
     facts = {
         "arch": subnet.to_json(),
-        **data_facts(data),
+        **data.facts(),
         "quantizer": settings.quantizer,
         "supernet_sha256": files.sha256(supernet_path) if supernet_path.is_file() else "",
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -58,16 +57,6 @@ def phases(
     ]
 
 
-def data_facts(data: DataProvider) -> dict[str, Any]:
-    """Return plain values that tell whether two runs saw the same data."""
-    return {
-        "dataset": data.name,
-        "image_size": data.image_size,
-        "class_names": list(data.class_names),
-        "n_train": data.n_images("train"),
-    }
-
-
 def train_supernet(
     data: DataProvider,
     settings: SupernetSettings,
@@ -95,7 +84,7 @@ def train_supernet(
             SharedSandwichStep(net, sandwich),
             _Validation(net, data, statistics, name, n_workers),
             folder / f"{number}-{name}",
-            {"sandwich": asdict(sandwich), "init": settings.init, **data_facts(data)},
+            {"sandwich": asdict(sandwich), "init": settings.init, **data.facts()},
             keep_best=False,
         )
         if trainer.resume():

@@ -56,7 +56,7 @@ class Bench(ABC):
         folder: Path,
         device: torch.device,
         n_workers: int = 0,
-        settings: Any = None,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         self.supernet, self.data, self.folder, self.device = supernet, data, folder, device
         self.n_workers = n_workers
@@ -85,18 +85,27 @@ class Bench(ABC):
         """
         path, arch = self.folder / f"{name}.json", subnet.to_json()
 
+        def lacks_weights() -> bool:
+            wants = self.makes_weights and experiment is not None
+            return wants and not experiment.checkpoint_dir.exists()
+
         def known() -> dict[str, Any] | None:
-            enough = experiment is None or not self.makes_weights or has_weights(experiment)
-            return files.read_json(path) if path.exists() and enough else None
+            if not path.exists():
+                return None
+            content = files.read_json(path)
+            if content.pop("arch") != arch:
+                raise ApqError(f"{path} is of another subnet: remove {self.folder} to begin anew")
+            is_lacking = (
+                self.makes_weights and experiment and not experiment.checkpoint_dir.exists()
+            )
+            return None if is_lacking else content
 
         if earlier := distributed.from_first(known):
-            if earlier.pop("arch") != arch:
-                raise ApqError(f"{path} is of another subnet: remove {self.folder} to begin anew")
             return Outcome(**earlier)
         working = Experiment(self.folder / name)
         outcome = self._measure(subnet, working)
         if outcome and distributed.is_first():
-            if experiment and not has_weights(experiment) and working.checkpoint_dir.exists():
+            if lacks_weights():
                 shutil.move(working.checkpoint_dir, experiment.checkpoint_dir)
             files.write_json(path, {"arch": arch, **asdict(outcome)})
             shutil.rmtree(working.dir, ignore_errors=True)  # 15 MB that nobody asked for
@@ -116,11 +125,6 @@ class Bench(ABC):
 
     def _top1(self, net: nn.Module, split: str) -> float:
         return evaluate_split(net, self.data, split, BATCH_SIZE, self.n_workers).top1
-
-
-def has_weights(experiment: Experiment) -> bool:
-    """Whether an experiment was finetuned, or is being."""
-    return experiment.checkpoint_dir.exists()
 
 
 class DirectBench(Bench):

@@ -75,8 +75,10 @@ def test_an_experiment_keeps_its_weights(bench, tmp_path, toy_data):
     trained = load_trained(experiment).net
     assert evaluate(trained, toy_data.loader("test", 12)).top1 == pytest.approx(outcome.test_top1)
     assert not (tmp_path / "run" / "x").exists()
-    # Weights that are gone are made again; others are left alone.
+    # Weights that are gone are made again, but never under another subnet's name; others stay.
     shutil.rmtree(experiment.checkpoint_dir)
+    with pytest.raises(ApqError, match=r"x.json is of another subnet"):
+        bench().measure("x", largest(PAPER_SPACE).with_bits(8), experiment)
     assert bench().measure("x", subnet, experiment) == outcome
     best = experiment.best_checkpoint
     best.write_bytes(b"mine")
