@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from elastic_nn.modules.depthwise import depthwise_conv2d
 from elastic_nn.modules.quantizers import RELU6_CEILING, quantize_relu6, quantize_signed
 from elastic_nn.quantizer_kinds import PAPER, Quantizer
 
@@ -156,10 +157,8 @@ class ElasticDepthwiseConv2d(QuantizedLayer, nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve (N, C, H, W)."""
-        channels = x.size(1)
-        weight = self.quantized_filter(channels)
-        x, padding = self.quantized_input(x), self.active_kernel // 2
-        return F.conv2d(x, weight, None, self.stride, padding, groups=channels)
+        weight = self.quantized_filter(x.size(1))
+        return depthwise_conv2d(self.quantized_input(x), weight, self.stride[0])
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):

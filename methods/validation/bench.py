@@ -95,10 +95,7 @@ class Bench(ABC):
             content = files.read_json(path)
             if content.pop("arch") != arch:
                 raise ApqError(f"{path} is of another subnet: remove {self.folder} to begin anew")
-            is_lacking = (
-                self.makes_weights and experiment and not experiment.checkpoint_dir.exists()
-            )
-            return None if is_lacking else content
+            return None if lacks_weights() else content
 
         if earlier := distributed.from_first(known):
             return Outcome(**earlier)
