@@ -68,6 +68,7 @@ def _compare(
     from imagenet_codebase.run_manager import distributed
     from methods.validation.bench import DirectBench, FinetuningBench
     from methods.validation.compare import compare
+    from methods.validation.correlate import correlate
 
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
@@ -85,6 +86,12 @@ def _compare(
     if not distributed.is_first():
         return 0
     print(format_table(HEADERS, map(_row, results)))
+    rivals = [rival for result in results for rival in result.rivals]
+    facts = {}
+    if not args.direct and len(rivals) > 1:
+        correlation = correlate(rivals)
+        facts["correlation"] = asdict(correlation)
+        print(correlation)
     files.write_json(args.out, [_plain(result) for result in results])
     write_card(
         args.out,
@@ -94,6 +101,7 @@ def _compare(
         seed=args.seed,
         settings=None if args.direct else asdict(settings),
         supernet_sha256=files.sha256(supernet),
+        **facts,
     )
     print(args.out)
     return 0

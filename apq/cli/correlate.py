@@ -69,9 +69,5 @@ def _correlate(args: argparse.Namespace, settings: FinetuneSettings, device: tor
         settings=asdict(settings),
         supernet_sha256=files.sha256(supernet),
     )
-    print(
-        f"direct against finetuned accuracy of {figures.n_subnets} subnets: Kendall tau "
-        f"{figures.val_tau:.3f}, Spearman rho {figures.val_rho:.3f} (validation); "
-        f"{figures.test_tau:.3f}, {figures.test_rho:.3f} (test)\n{args.out}"
-    )
+    print(f"{figures}\n{args.out}")
     return 0

@@ -24,6 +24,13 @@ class Correlation:
     test_rho: float
     n_subnets: int
 
+    def __str__(self) -> str:
+        return (
+            f"direct against finetuned accuracy of {self.n_subnets} random subnets: Kendall tau "
+            f"{self.val_tau:.3f}, Spearman rho {self.val_rho:.3f} (validation); "
+            f"{self.test_tau:.3f}, {self.test_rho:.3f} (test)"
+        )
+
 
 def measure_random(
     bench: FinetuningBench, space: SearchSpace, n: int, seed: int

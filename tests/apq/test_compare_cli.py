@@ -1,0 +1,63 @@
+"""`apq compare` and `apq correlate` from flags to files, on the digits."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from apq import Experiment
+from apq.provenance import read_card
+from apq.space import PAPER_SPACE
+from apq.subnet import smallest
+from elastic_nn.networks import OnceForAllNet
+from elastic_nn.networks.files import save_supernet
+from utils.latency_predictor import LatencyPredictor
+
+DATA = ("--dataset=digits", "--image_size=32")
+RECIPE = ("--epoch_images=16", "--batch_size=8")
+BUDGET = 0.5
+
+
+@pytest.fixture
+def place(home):
+    """A working folder with an untrained supernet and the experiment `found`."""
+    torch.manual_seed(0)
+    save_supernet(OnceForAllNet(n_classes=10), home / "models" / "supernet.pth.tar")
+    subnet = smallest(PAPER_SPACE).with_bits(4)
+    assert LatencyPredictor("latency", 64).predict([subnet])[0] < BUDGET
+    report = {"type": "latency", "constraint": BUDGET, "image_size": 64, "accounting": "paper"}
+    Experiment.create("found", subnet, 0.4, report, root=home / "exps")
+    return home
+
+
+def test_compare_finetunes_and_tells_how_direct_accuracy_ranks(place, call):
+    flags = ("--supernet=models/supernet.pth.tar", "--exp_names=found", "--n_random=2")
+    status, out, err = call("compare", *flags, *RECIPE, *DATA)
+    assert status == 0, err
+    assert re.search(r"found +0\.5 ms", out)
+    assert "of 2 random subnets: Kendall tau" in out
+    (result,) = json.loads((place / "models" / "comparison.json").read_text())
+    assert len(result["random"]) == 2
+    assert read_card(place / "models" / "comparison.json")["correlation"]["n_subnets"] == 2
+    assert Experiment.open(place / "exps" / "found").best_checkpoint.exists()
+
+
+def test_direct_comparison_keeps_no_weights_and_correlates_nothing(place, call):
+    flags = ("--supernet=models/supernet.pth.tar", "--exp_names=found", "--n_random=1", "--direct")
+    status, out, err = call("compare", *flags, *DATA)
+    assert status == 0, err
+    assert "Kendall" not in out
+    card = read_card(place / "models" / "comparison.json")
+    assert card["settings"] is None
+    assert "correlation" not in card
+    assert not Experiment.open(place / "exps" / "found").checkpoint_dir.exists()
+
+
+def test_correlate_writes_every_outcome(place, call):
+    flags = ("--supernet=models/supernet.pth.tar", "--n_subnets=2")
+    status, out, err = call("correlate", *flags, *RECIPE, *DATA)
+    assert status == 0, err
+    assert "of 2 random subnets: Kendall tau" in out
+    figures = json.loads((place / "models" / "correlation.json").read_text())
+    assert len(figures["subnets"]) == figures["n_subnets"] == 2
