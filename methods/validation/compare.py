@@ -79,16 +79,20 @@ def compare(
 ) -> Iterator[ContestResult | None]:
     """Yield each contest's result when all of its subnets are measured; None when stopped.
 
-    Experiments without a checkpoint keep their finetuned weights.
+    The searched ones come first, so that their experiments, where they have no checkpoint, get
+    their finetuned weights before hours are spent on the random ones.
     """
+    found = []
     for contest in contests:
         subnet = contest.experiment.subnet()
-        searched = bench.measure(f"{contest.name}-searched", subnet, contest.experiment)
-        if searched is None:
+        outcome = bench.measure(f"{contest.name}-searched", subnet, contest.experiment)
+        if outcome is None:
             yield None
             return
+        found.append((contest, subnet.space, outcome))
+    for contest, space, searched in found:
         rivals = []
-        drawn = random_subnets(subnet.space, contest.cost, contest.maximum, n_random, seed)
+        drawn = random_subnets(space, contest.cost, contest.maximum, n_random, seed)
         for i, subnet in enumerate(drawn, start=1):
             rival = bench.measure(f"{contest.name}-random{i}", subnet)
             if rival is None:

@@ -161,16 +161,24 @@ def test_contests_measure_the_searched_and_the_random_subnets(tmp_path):
 
     latency = LatencyPredictor("latency", image_size=64)
     subnet = smallest(PAPER_SPACE).with_bits(4)
-    experiment = Experiment.create("x", subnet, 1.5, {}, root=tmp_path)
-    contest = Contest(experiment=experiment, cost=latency, maximum=2.0)
+    contests = [
+        Contest(
+            experiment=Experiment.create(name, subnet, 1.5, {}, root=tmp_path),
+            cost=latency,
+            maximum=2.0,
+        )
+        for name in "xy"
+    ]
     bench = Bench()
-    (result,) = compare(bench, [contest], n_random=3, seed=1)
-    assert list(bench.asked) == ["x-searched", "x-random1", "x-random2", "x-random3"]
-    assert bench.asked["x-searched"] == subnet
-    assert bench.kept == [experiment, None, None, None]
-    assert (latency.predict(list(bench.asked.values())[1:]) <= 2.0).all()
-    assert result.searched.test_top1 == 0.1
-    assert [rival.test_top1 for rival in result.rivals] == [0.2, 0.3, 0.4]
+    first, second = compare(bench, contests, n_random=2, seed=1)
+    searched, rivals = ["x-searched", "y-searched"], ["x-random1", "x-random2"]
+    assert list(bench.asked) == [*searched, *rivals, "y-random1", "y-random2"]
+    assert [bench.asked[name] for name in searched] == [subnet, subnet]
+    assert bench.kept == [contest.experiment for contest in contests] + [None] * 4
+    assert (latency.predict([bench.asked[name] for name in rivals]) <= 2.0).all()
+    assert (first.searched.test_top1, second.searched.test_top1) == (0.1, 0.2)
+    assert [rival.test_top1 for rival in first.rivals] == [0.3, 0.4]
+    assert [rival.test_top1 for rival in second.rivals] == [0.5, 0.6]
 
 
 def test_correlation_by_hand():
