@@ -12,6 +12,7 @@ from apq.cli.data import add_data, open_data
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.weights import add_supernet, find_supernet
 from apq.errors import ApqError
+from apq.paths import find_model
 from apq.provenance import read_card
 
 if TYPE_CHECKING:
@@ -23,12 +24,26 @@ def make_parser(prog: str) -> cli.Parser:
     parser = cli.Parser(
         prog=prog,
         description="Measure random subnets with a supernet's weights, each after its batch\n"
-        "statistics were taken anew. Goes on where an earlier run was stopped or killed.",
+        "statistics were taken anew; with --n_searched also subnets that searches find with the\n"
+        "predictor at hand. Goes on where an earlier run was stopped or killed.",
     )
     add_supernet(parser)
     parser.add_argument("--out", type=Path, default=Path("models/pairs.json"))
     parser.add_argument("--n_full", type=cli.whole_number(0), default=400, help="full precision")
     parser.add_argument("--n_quantized", type=cli.whole_number(0), default=800, help="quantized")
+    parser.add_argument(
+        "--n_searched",
+        type=cli.whole_number(0),
+        default=0,
+        help="found by searches under random budgets; kept in a file of their own beside --out",
+    )
+    parser.add_argument(
+        "--acc_predictor_dir",
+        type=Path,
+        default=Path("models"),
+        metavar="DIR",
+        help="folder of acc_quant.pt, or a file, for --n_searched",
+    )
     parser.add_argument("--n_bn_images", type=cli.whole_number(1), default=512)
     parser.add_argument(
         "--n_val_images",
@@ -56,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
 def _collect(args: argparse.Namespace, device: torch.device) -> int:
     from elastic_nn.networks.files import load_supernet
     from imagenet_codebase.run_manager.finetune import knows_classes_of
-    from methods.prediction.collect import collect
+    from methods.prediction.collect import collect, random_quotas
+    from methods.prediction.pairs import searched_path
+    from methods.prediction.searched import searched_quota
+    from utils.accuracy_predictor import QUANTIZED_NAME, AccuracyPredictor
 
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
@@ -66,19 +84,20 @@ def _collect(args: argparse.Namespace, device: torch.device) -> int:
             f"{supernet} knows other classes than {data.name}, so that nothing it says of them can "
             f"be right: name another with --supernet"
         )
-    finished = collect(
-        net,
-        data,
-        args.out,
-        args.n_full,
-        args.n_quantized,
-        {"supernet": supernet.name, "supernet_sha256": files.sha256(supernet)},
-        seed=args.seed,
-        n_bn_images=args.n_bn_images,
-        n_val_images=args.n_val_images,
-        n_workers=args.n_workers,
-        n_noise=args.n_noise,
-    )
+    facts = {"supernet": supernet.name, "supernet_sha256": files.sha256(supernet)}
+    how = {
+        "seed": args.seed,
+        "n_bn_images": args.n_bn_images,
+        "n_val_images": args.n_val_images,
+        "n_workers": args.n_workers,
+    }
+    quotas = random_quotas(net.space, args.n_full, args.n_quantized, args.seed)
+    finished = collect(net, data, args.out, quotas, facts, n_noise=args.n_noise, **how)
+    if finished and args.n_searched:
+        file = find_model(args.acc_predictor_dir / QUANTIZED_NAME)
+        predictor = AccuracyPredictor.load(file if file.is_file() else args.acc_predictor_dir)
+        quota = searched_quota(predictor, data.image_size, args.n_searched, args.seed)
+        finished = collect(net, data, searched_path(args.out), [quota], facts, **how)
     if not finished:
         print(f"stopped; the same command goes on from {args.out}")
         return 130

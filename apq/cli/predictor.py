@@ -10,12 +10,31 @@ from typing import TYPE_CHECKING, Any
 from apq import files
 from apq.cli import parser as cli
 from apq.cli.tables import format_table
+from apq.errors import ApqError
 from apq.paths import find_model
 from apq.provenance import read_card, write_card
 from methods.prediction.settings import FitSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from apq.subnet import Subnet
     from methods.prediction.ensemble import EnsembleFit
+    from methods.prediction.fit import Fit, GenesFn
+
+FULL, SCRATCH = "full precision", "quantized, from scratch"
+TRANSFER, SEARCHED = "quantized, by transfer", "quantized, with searched pairs"
+HEADERS = (
+    "predictor",
+    "trained on",
+    "held out",
+    "RMSE (points)",
+    "Kendall tau",
+    "Spearman rho",
+    "tau at equal cost",
+)
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -26,6 +45,13 @@ def make_parser(prog: str) -> cli.Parser:
         "one (acc_quant.pt), and compare that with training from scratch, on held-out pairs.",
     )
     parser.add_argument("--pairs", type=Path, default=Path("models/pairs.json"))
+    parser.add_argument(
+        "--searched",
+        type=Path,
+        metavar="FILE",
+        help="pairs from searches to train on, too ('apq collect --n_searched'); default: those "
+        "beside --pairs, where there are any",
+    )
     parser.add_argument("--out_dir", type=Path, default=Path("models"))
     parser.add_argument("--n_epochs", type=cli.whole_number(1), default=FitSettings.n_epochs)
     parser.add_argument("--lr", type=cli.positive_number, default=FitSettings.lr)
@@ -55,14 +81,16 @@ def run(args: argparse.Namespace) -> int:
     """Train, print the figures, write the predictors with their cards."""
     from imagenet_codebase.run_manager.evaluate import pick_device
     from methods.prediction.ensemble import fit_ensemble
-    from methods.prediction.fit import fit
-    from methods.prediction.pairs import read_pairs, split_pairs
+    from methods.prediction.pairs import read_pairs, searched_path, split_pairs
     from methods.prediction.study import FIGURES, run_study, summarize, write_study
     from utils.ensemble import ENSEMBLE_NAME
     from utils.latency_predictor import LatencyPredictor
 
     pairs_path = find_model(args.pairs)
     full, quantized = split_pairs(read_pairs(pairs_path))
+    beside = searched_path(pairs_path)
+    searched_pairs = args.searched or (beside if beside.exists() else None)
+    searched = _read_searched(searched_pairs, pairs_path) if searched_pairs else {}
     settings = FitSettings(
         n_epochs=args.n_epochs,
         lr=args.lr,
@@ -74,36 +102,6 @@ def run(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     source = read_card(pairs_path)
     latency = LatencyPredictor("latency", source.get("image_size", 224)).predict
-    full_fit = fit(full, False, settings, latency, device=device)
-    scratch_fit = fit(quantized, True, settings, latency, device=device)
-    transfer_fit = fit(quantized, True, settings, latency, full_fit.predictor, device=device)
-    fits = {
-        "full precision": full_fit,
-        "quantized, from scratch": scratch_fit,
-        "quantized, by transfer": transfer_fit,
-    }
-    rows = [
-        (
-            name,
-            fit.quality.n_train,
-            fit.quality.n_held_out,
-            f"{fit.quality.rmse:.3f}",
-            f"{fit.quality.kendall_tau:.3f}",
-            f"{fit.quality.spearman_rho:.3f}",
-            f"{fit.quality.band_tau:.3f}",
-        )
-        for name, fit in fits.items()
-    ]
-    headers = (
-        "predictor",
-        "trained on",
-        "held out",
-        "RMSE (points)",
-        "Kendall tau",
-        "Spearman rho",
-        "tau at equal cost",
-    )
-    print(format_table(headers, rows))
     facts = {
         "dataset": source.get("dataset", "unknown"),
         "image_size": source.get("image_size"),
@@ -111,14 +109,26 @@ def run(args: argparse.Namespace) -> int:
         "settings": asdict(settings),
         "pairs_sha256": files.sha256(pairs_path),
     }
-    for file, name in (("acc.pt", "full precision"), ("acc_quant.pt", "quantized, by transfer")):
+    if searched_pairs:
+        facts["searched_sha256"] = files.sha256(searched_pairs)
+    lesson, judged = _split_searched(searched, settings)
+    fits = _fit_all(full, quantized, lesson, settings, latency, device)
+    print(format_table(HEADERS, [_row(name, fit) for name, fit in fits.items()]))
+    figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.items()}
+    if judged:
+        figures["searched"] = _about_searched(fits, judged)
+        print(_searched_text(figures["searched"]))
+    best = SEARCHED if SEARCHED in fits else TRANSFER
+    for file, name in (("acc.pt", FULL), ("acc_quant.pt", best)):
         path = args.out_dir / file
         fits[name].predictor.save(path)
-        write_card(path, **facts, figures={n: asdict(f.quality) for n, f in fits.items()})
+        write_card(path, **facts, figures=figures)
         print(f"{name}: {path}")
     if args.ensemble:
         path = args.out_dir / ENSEMBLE_NAME
-        ensemble = fit_ensemble(full, quantized, args.ensemble, settings, latency, device=device)
+        ensemble = fit_ensemble(
+            full, quantized, args.ensemble, settings, latency, device=device, besides=lesson
+        )
         _write_ensemble(path, ensemble, facts)
     if args.study:
         rows = run_study(full, quantized, settings, latency, device=device)
@@ -128,12 +138,83 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _fit_all(
+    full: Mapping[Subnet, float],
+    quantized: Mapping[Subnet, float],
+    lesson: Mapping[Subnet, float],
+    settings: FitSettings,
+    cost_fn: GenesFn,
+    device: torch.device,
+) -> dict[str, Fit]:
+    """Train every kind of predictor; the one with searched pairs where there are any."""
+    from methods.prediction.fit import fit
+
+    fits = {FULL: fit(full, False, settings, cost_fn, device=device)}
+    start = fits[FULL].predictor
+    fits[SCRATCH] = fit(quantized, True, settings, cost_fn, device=device)
+    fits[TRANSFER] = fit(quantized, True, settings, cost_fn, start, device=device)
+    if lesson:
+        fits[SEARCHED] = fit(
+            quantized, True, settings, cost_fn, start, device=device, besides=lesson
+        )
+    return fits
+
+
+def _row(name: str, fit: Fit) -> tuple[str, ...]:
+    figures = fit.quality
+    numbers = (figures.rmse, figures.kendall_tau, figures.spearman_rho, figures.band_tau)
+    return (name, f"{figures.n_train}", f"{figures.n_held_out}", *(f"{n:.3f}" for n in numbers))
+
+
+def _read_searched(path: Path, pairs: Path) -> dict[Subnet, float]:
+    """Return the pairs from searches; raises ApqError when another supernet was measured."""
+    from methods.prediction.pairs import read_pairs
+
+    name = "supernet_sha256"
+    if read_card(path).get(name) != read_card(pairs).get(name):
+        raise ApqError(
+            f"{path} and {pairs} were not measured with the same supernet: measure one of them "
+            f"again, or move it away"
+        )
+    return read_pairs(path)
+
+
+def _split_searched(
+    searched: Mapping[Subnet, float], settings: FitSettings
+) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
+    """Return the searched pairs to learn from, and those to judge by."""
+    from methods.prediction.pairs import hold_out
+
+    return hold_out(searched, settings.held_out, settings.seed) if searched else ({}, {})
+
+
+def _about_searched(fits: Mapping[str, Fit], judged: Mapping[Subnet, float]) -> dict[str, Any]:
+    """Return how right predictors are about searched subnets, having learned from such or not."""
+    from methods.prediction.searched import searched_quality
+
+    with_, without = (
+        asdict(searched_quality(fits[n].predictor, judged)) for n in (SEARCHED, TRANSFER)
+    )
+    return {"n_held_out": len(judged), **with_, "without": without}
+
+
+def _searched_text(figures: dict[str, Any]) -> str:
+    def text(part: dict[str, Any]) -> str:
+        how = "hopeful" if part["bias"] > 0 else "doubtful"
+        return f"off by {part['rmse']:.3f} points (RMSE), too {how} by {abs(part['bias']):.3f}"
+
+    return (
+        f"about {figures['n_held_out']} searched subnets held out: {text(figures)}; without the "
+        f"others to learn from {text(figures['without'])}"
+    )
+
+
 def _write_ensemble(path: Path, ensemble: EnsembleFit, facts: dict[str, Any]) -> None:
     from utils.ensemble import save_members
 
     quality, n_members = ensemble.quality, len(ensemble.members)
     save_members(path, ensemble.members)
-    figures = {"quantized, by transfer": asdict(quality)}
+    figures = {TRANSFER: asdict(quality)}
     write_card(path, **facts, n_members=n_members, figures=figures)
     print(
         f"ensemble of {n_members}: {path}; its mean is off by {quality.rmse:.3f} points (RMSE) on "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from apq.progress import Counter, deferred_interrupt
+from apq.provenance import read_card
 from apq.space import SearchSpace
 from apq.subnet import Subnet
 from elastic_nn.networks import OnceForAllNet
@@ -22,6 +24,36 @@ from imagenet_codebase.run_manager.measuring import bn_batches, measure
 from methods.prediction.pairs import PairLog
 
 DRAW_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota:
+    """How many subnets of one kind a file of pairs shall hold, and where they come from."""
+
+    what: str
+    """As a bar names them."""
+    wanted: int
+    counts: Callable[[Subnet], bool]
+    """Whether a subnet is of this kind."""
+    draw: Callable[[int], Iterator[Subnet]]
+    """Given how many there are, yields subnets without end; those that are there are skipped."""
+
+
+def random_quotas(space: SearchSpace, n_full: int, n_quantized: int, seed: int) -> list[Quota]:
+    """Return the quotas of random subnets, in full precision and quantized."""
+
+    def quota(what: str, wanted: int, quantized: bool) -> Quota:
+        return Quota(
+            what=what,
+            wanted=wanted,
+            counts=lambda subnet: subnet.quantized == quantized,
+            draw=lambda _: draw_subnets(space, seed, quantized),
+        )
+
+    return [
+        quota("full-precision pairs", n_full, False),
+        quota("quantized pairs", n_quantized, True),
+    ]
 
 
 def draw_subnets(space: SearchSpace, seed: int, quantized: bool) -> Iterator[Subnet]:
@@ -57,8 +89,7 @@ def collect(
     net: OnceForAllNet,
     data: DataProvider,
     path: Path,
-    n_full: int,
-    n_quantized: int,
+    quotas: Sequence[Quota],
     facts: dict[str, Any],
     seed: int = 0,
     n_bn_images: int = 512,
@@ -67,7 +98,7 @@ def collect(
     n_workers: int = 0,
     n_noise: int = 0,
 ) -> bool:
-    """Measure subnets on the validation split until the file has the wanted numbers of pairs.
+    """Measure subnets on the validation split until the file fills its quotas.
 
     `n_val_images` picks so many of the split's images at random, the same for every subnet, and
     keeps them ready in memory; 0 takes all of them. At the end `n_noise` subnets are measured
@@ -95,14 +126,13 @@ def collect(
     pairs = distributed.from_first(read)
     statistics = bn_batches(data, n_bn_images, batch_size, device, seed, n_workers)
     images = validation_batches(data, n_val_images, batch_size, n_workers)
-    stopped = False
+    stopped, n_before = False, len(pairs)
     with deferred_interrupt() as interrupted:
-        for quantized, wanted in ((False, n_full), (True, n_quantized)):
-            have = sum(subnet.quantized == quantized for subnet in pairs)
-            what = "quantized pairs" if quantized else "full-precision pairs"
-            bar = Counter(what if distributed.is_first() else "", wanted, have)
-            new = (s for s in draw_subnets(net.space, seed, quantized) if s not in pairs)
-            todo = itertools.islice(new, max(0, wanted - have))
+        for quota in quotas:
+            have = sum(map(quota.counts, pairs))
+            bar = Counter(quota.what if distributed.is_first() else "", quota.wanted, have)
+            new = (subnet for subnet in quota.draw(have) if subnet not in pairs)
+            todo = itertools.islice(new, max(0, quota.wanted - have))
             for subnet, top1 in distributed.each(
                 todo, lambda s: measure(net, s, statistics, images).top1
             ):
@@ -115,13 +145,18 @@ def collect(
             bar.close()
             if stopped:
                 break
-        figures = {}
-        if n_noise and not stopped:
+        figures = distributed.from_first(lambda: _known_noise(path))
+        if n_noise and not stopped and (len(pairs) > n_before or not figures):
             others = bn_batches(data, n_bn_images, batch_size, device, seed + 1, n_workers)
             figures = {"noise_points": noise_floor(net, pairs, n_noise, others, images)}
     if log:
         log.finish((time.perf_counter() - started) / 60, **figures)
     return not stopped
+
+
+def _known_noise(path: Path) -> dict[str, float]:
+    noise = read_card(path).get("noise_points")
+    return {} if noise is None else {"noise_points": noise}
 
 
 def noise_floor(

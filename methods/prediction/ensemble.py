@@ -12,7 +12,7 @@ from apq.errors import ApqError
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
 from methods.prediction.fit import GenesFn, Quality, fit, kendall_and_spearman, quality
-from methods.prediction.pairs import as_arrays
+from methods.prediction.pairs import as_arrays, hold_out
 from methods.prediction.settings import FitSettings
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.ensemble import PredictorEnsemble
@@ -42,22 +42,24 @@ def fit_ensemble(
     space: SearchSpace = PAPER_SPACE,
     device: torch.device | str = "cpu",
     on_member: Callable[[], None] | None = None,
+    besides: Mapping[Subnet, float] | None = None,
 ) -> EnsembleFit:
     """Train predictors by transfer, each on its own draw of the pairs and from its own weights.
 
     Pairs hold accuracies in %. The quantized ones that `fit` holds out with these settings are
-    held out of all members. `on_member` is called after each. Raises ApqError when there are fewer
-    than two members, or too few pairs.
+    held out of all members. `on_member` is called after each; `besides` as in `fit`. Raises
+    ApqError when there are fewer than two members, or too few pairs.
     """
     if n_members < 2:
         raise ApqError(f"an ensemble needs at least two predictors, not {n_members}")
-    train, held_out = _hold_out(quantized, settings)
+    train, held_out = hold_out(quantized, settings.held_out, settings.seed)
     members = []
     for i in range(n_members):
         seed = int(np.random.SeedSequence([settings.seed, i]).generate_state(1)[0])
         own = replace(settings, seed=seed, held_out=MEMBER_HELD_OUT)
         start = fit(full, False, own, cost_fn, space=space, device=device).predictor
-        members.append(fit(train, True, own, cost_fn, start, space=space, device=device).predictor)
+        member = fit(train, True, own, cost_fn, start, space=space, device=device, besides=besides)
+        members.append(member.predictor)
         if on_member:
             on_member()
     genes, accuracy = as_arrays(held_out, space)
@@ -68,14 +70,3 @@ def fit_ensemble(
         spread=float(100 * spread.mean()),
         spread_tau=kendall_and_spearman(spread, np.abs(mean - accuracy))[0],
     )
-
-
-def _hold_out(
-    pairs: Mapping[Subnet, float], settings: FitSettings
-) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
-    """Split pairs into those to train on and those that `fit` would hold out."""
-    items = list(pairs.items())
-    order = np.random.default_rng(settings.seed).permutation(len(items))
-    n_held_out = max(2, round(settings.held_out * len(items)))
-    held_out, train = order[:n_held_out], order[n_held_out:]
-    return dict(map(items.__getitem__, train)), dict(map(items.__getitem__, held_out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import torch
 from apq.errors import ApqError
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
-from methods.prediction.pairs import as_arrays
+from methods.prediction.pairs import as_arrays, hold_out
 from methods.prediction.settings import FitSettings
 from utils.accuracy_predictor import AccuracyPredictor
 
@@ -54,12 +55,14 @@ def fit(
     n_train: int | None = None,
     space: SearchSpace = PAPER_SPACE,
     device: torch.device | str = "cpu",
+    besides: Mapping[Subnet, float] | None = None,
 ) -> Fit:
     """Train a predictor on pairs of subnets and accuracies in %.
 
     `cost_fn` gives the cost that the bands of `Quality` go by. With `start`, a full-precision
     predictor lends its weights (the paper's transfer). `n_train` limits the pairs to train on;
-    those held out stay the same. Raises ApqError when there are too few pairs to hold some out.
+    those held out stay the same. It trains on those of `besides`, too, and holds none of them out.
+    Raises ApqError when there are too few pairs to hold some out.
     """
     if len(pairs) < MIN_PAIRS:
         kind = "quantized" if quantized else "full-precision"
@@ -67,22 +70,21 @@ def fit(
             f"{len(pairs)} {kind} pairs are too few to train on and hold some out; gather at "
             f"least {MIN_PAIRS} with 'apq collect'"
         )
-    genes, accuracy = as_arrays(pairs, space)
-    order = np.random.default_rng(settings.seed).permutation(len(genes))
-    n_held_out = max(2, round(settings.held_out * len(genes)))
-    held_out, train = order[:n_held_out], order[n_held_out:][:n_train]
+    train, held_out = hold_out(pairs, settings.held_out, settings.seed)
+    train = {**dict(itertools.islice(train.items(), n_train)), **(besides or {})}
+    genes, accuracy = as_arrays(train, space)
     torch.manual_seed(settings.seed)
     predictor = AccuracyPredictor(space, quantized=quantized)
     if start is not None:
         _transfer(start, predictor)
     else:
-        torch.nn.init.constant_(predictor.regressor.bias, float(accuracy[train].mean()))
+        torch.nn.init.constant_(predictor.regressor.bias, float(accuracy.mean()))
     predictor.to(device)
     lr = settings.lr if start is None else settings.transfer_lr
-    _train(predictor, genes[train], accuracy[train], settings, lr)
-    predicted = predictor.predict(genes[held_out])
-    cost = cost_fn(genes[held_out])
-    return Fit(predictor, quality(predicted, accuracy[held_out], cost, len(train)))
+    _train(predictor, genes, accuracy, settings, lr)
+    genes, accuracy = as_arrays(held_out, space)
+    figures = quality(predictor.predict(genes), accuracy, cost_fn(genes), len(train))
+    return Fit(predictor, figures)
 
 
 def _transfer(source: AccuracyPredictor, target: AccuracyPredictor) -> None:

@@ -36,12 +36,28 @@ def write_pairs(path: str | Path, pairs: Mapping[Subnet, float]) -> None:
     files.write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def searched_path(path: Path) -> Path:
+    """Return where the pairs from searches lie that belong to the random ones of `path`."""
+    return path.with_name(f"{path.stem}-searched{path.suffix}")
+
+
 def split_pairs(
     pairs: Mapping[Subnet, float],
 ) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
     """Return the full-precision and the quantized pairs."""
     full = {s: a for s, a in pairs.items() if not s.quantized}
     return full, {s: a for s, a in pairs.items() if s.quantized}
+
+
+def hold_out(
+    pairs: Mapping[Subnet, float], share: float, seed: int
+) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
+    """Split pairs at random into those to train on and a share, two or more, to judge by."""
+    items = list(pairs.items())
+    order = np.random.default_rng(seed).permutation(len(items))
+    n_held_out = max(2, round(share * len(items)))
+    held_out, train = order[:n_held_out], order[n_held_out:]
+    return dict(map(items.__getitem__, train)), dict(map(items.__getitem__, held_out))
 
 
 def as_arrays(pairs: Mapping[Subnet, float], space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:

@@ -44,10 +44,10 @@ SURFACE = {
     "supernet": f"""--out --init --largest_epochs --elastic_epochs --quantized_epochs --lr
         --quantized_lr --batch_size --warmup_epochs --n_random --sandwich_every
         --small_image_size --compile --restart --nproc {DATA}""",
-    "collect": f"""--supernet --out --n_full --n_quantized --n_bn_images --n_val_images --n_noise
-        --nproc {DATA}""",
-    "predictor": """--pairs --out_dir --n_epochs --lr --weight_decay --transfer_lr --held_out
-        --ensemble --study""",
+    "collect": f"""--supernet --out --n_full --n_quantized --n_searched
+        --acc_predictor_dir --n_bn_images --n_val_images --n_noise --nproc {DATA}""",
+    "predictor": """--pairs --searched --out_dir --n_epochs --lr --weight_decay --transfer_lr
+        --held_out --ensemble --study""",
     "compare": f"--exp_names --n_random --direct --out --nproc {RECIPE} {DATA}",
     "correlate": f"--n_subnets --out --nproc {RECIPE} {DATA}",
 }

@@ -18,7 +18,13 @@ from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
 from methods.prediction import collect as module
-from methods.prediction.collect import collect, draw_subnets, noise_floor, validation_batches
+from methods.prediction.collect import (
+    collect,
+    draw_subnets,
+    noise_floor,
+    random_quotas,
+    validation_batches,
+)
 from methods.prediction.fit import fit, quality
 from methods.prediction.pairs import PairLog, as_arrays, read_pairs, split_pairs, write_pairs
 from methods.prediction.settings import FitSettings
@@ -96,8 +102,8 @@ def net(tiny_space):
 
 
 def gather(net, data, path, n_full=3, n_quantized=4, supernet="toy"):
-    facts = {"supernet": supernet}
-    return collect(net, data, path, n_full, n_quantized, facts, 5, n_bn_images=16, batch_size=8)
+    facts, quotas = {"supernet": supernet}, random_quotas(net.space, n_full, n_quantized, 5)
+    return collect(net, data, path, quotas, facts, 5, n_bn_images=16, batch_size=8)
 
 
 def test_collecting_resumes_and_gives_the_same_pairs(net, toy_data, tmp_path, monkeypatch):
@@ -129,9 +135,15 @@ def test_collecting_resumes_and_gives_the_same_pairs(net, toy_data, tmp_path, mo
 
 def test_the_noise_is_that_of_other_batch_statistics(net, toy_data, tmp_path, monkeypatch):
     path = tmp_path / "pairs.json"
-    assert collect(net, toy_data, path, 2, 4, {}, n_bn_images=16, batch_size=8, n_noise=3)
+    quotas = random_quotas(net.space, 2, 4, 0)
+    assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8, n_noise=3)
     noise = read_card(path)["noise_points"]
     assert noise >= 0
+    # Known already, it costs nothing when there is nothing else to measure.
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "measure", None)
+        assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8, n_noise=3)
+    assert read_card(path)["noise_points"] == noise
     # By hand: measured again, three of six pairs are off by 1, -2 and 2 points.
     pairs = read_pairs(path, net.space)
     off = dict(zip(list(pairs)[::2], (1, -2, 2), strict=True))
@@ -150,7 +162,7 @@ def test_pairs_of_another_supernet_are_never_mixed_in(net, toy_data, tmp_path):
     assert (card["supernet"], card["dataset"], card["n_full"]) == ("toy", "toy", 3)
     for supernet, seed in (("other", 5), ("toy", 6)):
         with pytest.raises(ApqError, match=r"pairs.json was measured with .*another --out"):
-            collect(net, toy_data, path, 9, 9, {"supernet": supernet}, seed, n_bn_images=16)
+            collect(net, toy_data, path, [], {"supernet": supernet}, seed, n_bn_images=16)
     log = PairLog(tmp_path / "b.json", FACTS)
     log.add(largest(), 50.0)
     with pytest.raises(ApqError, match=r"b.json.log was measured with seed 3, not 4"):
@@ -245,7 +257,8 @@ def test_measuring_on_some_validation_images(net, toy_data, tmp_path):
     assert [len(labels) for _, labels in batches] == [4, 3]
     whole = validation_batches(toy_data, 12, 4)
     assert sum(len(labels) for _, labels in whole) == 12
-    collect(net, toy_data, tmp_path / "p.json", 2, 0, {}, n_bn_images=16, n_val_images=7)
+    quotas = random_quotas(net.space, 2, 0, 0)
+    collect(net, toy_data, tmp_path / "p.json", quotas, {}, n_bn_images=16, n_val_images=7)
     assert read_card(tmp_path / "p.json")["n_images"] == 7
     # Seven images: accuracies are sevenths.
     for accuracy in read_pairs(tmp_path / "p.json", net.space).values():

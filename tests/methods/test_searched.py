@@ -1,0 +1,89 @@
+"""Pairs from where searches go: what is drawn, and what learning from it mends."""
+
+import itertools
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from apq.space import PAPER_SPACE
+from apq.subnet import largest, smallest
+from methods.prediction.collect import draw_subnets
+from methods.prediction.fit import fit
+from methods.prediction.pairs import hold_out
+from methods.prediction.searched import searched_quality, searched_quota, searched_subnets
+from methods.prediction.settings import FitSettings
+from utils.accuracy_predictor import AccuracyPredictor
+from utils.latency_predictor import LatencyPredictor
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    torch.manual_seed(0)
+    return AccuracyPredictor()
+
+
+@pytest.fixture(scope="module")
+def found(predictor):
+    return list(itertools.islice(searched_subnets(predictor, 64, seed=3), 4))
+
+
+def test_searches_find_better_subnets_than_random_ones_that_cost_more(predictor, found):
+    assert len(set(found)) == 4
+    assert all(subnet.quantized for subnet in found)
+    latency = LatencyPredictor("latency", 64)
+    random = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 400))
+    costs, predicted = latency.predict(random), predictor.predict(random)
+    for subnet in found[::2]:  # those under a latency budget
+        dearer = predicted[costs >= latency.predict([subnet])[0]]
+        assert predictor.predict([subnet])[0] > np.quantile(dearer, 0.9)
+
+
+def test_searches_go_on_by_their_number(predictor, found):
+    assert list(itertools.islice(searched_subnets(predictor, 64, 3, first=2), 2)) == found[2:]
+    quota = searched_quota(predictor, 64, 9, seed=3)
+    assert quota.wanted == 9
+    assert next(quota.draw(1)) == found[1]
+
+
+def test_quality_by_hand():
+    pairs = {largest(): 80.0, smallest(): 70.0}
+    predictor = SimpleNamespace(space=PAPER_SPACE, predict=lambda genes: np.array([0.83, 0.69]))
+    figures = searched_quality(predictor, pairs)
+    assert figures.bias == pytest.approx(1.0)
+    assert figures.rmse == pytest.approx((10 / 2) ** 0.5)
+
+
+def test_pairs_besides_are_learned_and_leave_the_held_out_ones_alone():
+    # Random subnets are all alike; those of the cheap corner are ten points worse.
+    drawn = itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 60)
+    random = {subnet: 80 + 0.1 * (i % 3) for i, subnet in enumerate(drawn)}
+    corner = [
+        replace(smallest(PAPER_SPACE).with_bits(b), kernels=(k,) * PAPER_SPACE.n_blocks)
+        for b in (4, 6)
+        for k in (3, 5)
+    ]
+    besides = dict.fromkeys(corner, 70.0)
+    settings = FitSettings(n_epochs=80, lr=3e-3)
+
+    def cost(genes):
+        return genes.sum(1)
+
+    without = fit(random, True, settings, cost)
+    with_ = fit(random, True, settings, cost, besides=besides)
+    assert with_.quality.n_held_out == without.quality.n_held_out == 12
+    assert (without.quality.n_train, with_.quality.n_train) == (48, 52)
+    assert searched_quality(without.predictor, besides).bias > 6
+    assert abs(searched_quality(with_.predictor, besides).bias) < 3
+    assert with_.quality.rmse < 2
+
+
+def test_a_share_is_held_out_the_same_each_time():
+    pairs = dict.fromkeys(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 10), 80.0)
+    train, held_out = hold_out(pairs, 0.3, seed=1)
+    assert (len(train), len(held_out)) == (7, 3)
+    assert train | held_out == pairs
+    assert hold_out(pairs, 0.3, seed=1) == (train, held_out)
+    assert set(hold_out(pairs, 0.3, seed=2)[1]) != set(held_out)
