@@ -21,3 +21,9 @@ def find_model(path: str | Path) -> Path:
     shipped = shipped_models_dir()
     twin = shipped.joinpath(*path.parts[1:]) if shipped else path
     return twin if twin.exists() else path
+
+
+def find_in(given: str | Path, name: str) -> Path:
+    """Return the file `name` of a folder of models, shipped ones included, else what was given."""
+    file = find_model(Path(given) / name)
+    return file if file.is_file() else Path(given)

@@ -57,7 +57,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
     Raises ApqError when the card is damaged.
     """
     card = card_path(path)
-    if not card.is_file():
+    if not card.is_file() or not Path(path).is_file():
         return {}
     content = files.read_json(card)
     if not isinstance(content, dict):

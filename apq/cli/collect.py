@@ -12,11 +12,17 @@ from apq.cli.data import add_data, open_data
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.weights import add_supernet, find_supernet
 from apq.errors import ApqError
-from apq.paths import find_model
+from apq.paths import find_in
 from apq.provenance import read_card
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
+
+    from apq.subnet import Subnet
+    from imagenet_codebase.data_providers import DataProvider
+    from utils.accuracy_predictor import AccuracyPredictor
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -70,11 +76,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _collect(args: argparse.Namespace, device: torch.device) -> int:
     from elastic_nn.networks.files import load_supernet
+    from imagenet_codebase.run_manager import distributed
     from imagenet_codebase.run_manager.finetune import knows_classes_of
     from methods.prediction.collect import collect, random_quotas
-    from methods.prediction.pairs import searched_path
+    from methods.prediction.pairs import read_pairs, searched_path
     from methods.prediction.searched import searched_quota
-    from utils.accuracy_predictor import QUANTIZED_NAME, AccuracyPredictor
 
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
@@ -84,6 +90,7 @@ def _collect(args: argparse.Namespace, device: torch.device) -> int:
             f"{supernet} knows other classes than {data.name}, so that nothing it says of them can "
             f"be right: name another with --supernet"
         )
+    predictor = _predictor(args.acc_predictor_dir, data) if args.n_searched else None
     facts = {"supernet": supernet.name, "supernet_sha256": files.sha256(supernet)}
     how = {
         "seed": args.seed,
@@ -93,18 +100,53 @@ def _collect(args: argparse.Namespace, device: torch.device) -> int:
     }
     quotas = random_quotas(net.space, args.n_full, args.n_quantized, args.seed)
     finished = collect(net, data, args.out, quotas, facts, n_noise=args.n_noise, **how)
-    if finished and args.n_searched:
-        file = find_model(args.acc_predictor_dir / QUANTIZED_NAME)
-        predictor = AccuracyPredictor.load(file if file.is_file() else args.acc_predictor_dir)
+    if finished and predictor:
+        path = searched_path(args.out)
+        known = distributed.from_first(lambda: read_pairs(path) if path.exists() else {})
         quota = searched_quota(predictor, data.image_size, args.n_searched, args.seed)
-        finished = collect(net, data, searched_path(args.out), [quota], facts, **how)
+        finished = collect(net, data, path, [quota], facts, **how)
+        if distributed.is_first():
+            _tell_searched(path, predictor, known)
     if not finished:
-        print(f"stopped; the same command goes on from {args.out}")
+        print(f"stopped; the same command goes on from {args.out.parent}")
         return 130
-    card = read_card(args.out)
+    if distributed.is_first():
+        _tell(args.out)
+    return 0
+
+
+def _predictor(given: Path, data: DataProvider) -> AccuracyPredictor:
+    """Return the predictor to search with; raises ApqError when it has learned something else."""
+    from utils.accuracy_predictor import QUANTIZED_NAME, AccuracyPredictor
+
+    path = find_in(given, QUANTIZED_NAME)
+    predictor = AccuracyPredictor.load(path)
+    remedy = "name another with --acc_predictor_dir"
+    dataset = predictor.card.get("dataset", data.name)
+    if dataset != data.name:
+        raise ApqError(f"{path} has learned from {dataset}, not {data.name}: {remedy}")
+    if not predictor.quantized:
+        raise ApqError(f"{path} knows nothing of bits: {remedy}")
+    return predictor
+
+
+def _tell_searched(path: Path, predictor: AccuracyPredictor, known: Mapping[Subnet, float]) -> None:
+    """Print how right the predictor was about what was found with it."""
+    from methods.prediction.pairs import read_pairs
+    from methods.prediction.searched import searched_quality
+
+    new = {subnet: top1 for subnet, top1 in read_pairs(path).items() if subnet not in known}
+    if new:
+        quality = searched_quality(predictor, new)
+        print(f"about the {len(new)} subnets that it found the predictor was {quality}")
+    print(f"pairs from searches: {path}")
+
+
+def _tell(path: Path) -> None:
+    """Print where the pairs are, and what is known of their noise."""
+    card = read_card(path)
     if "noise_points" in card:
         print(
             f"one measurement strays by {card['noise_points']:.2f} points (other batch statistics)"
         )
-    print(f"pairs: {args.out}")
-    return 0
+    print(f"pairs: {path}")

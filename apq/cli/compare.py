@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +20,13 @@ from apq.experiment import Experiment
 from apq.provenance import write_card
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from imagenet_codebase.run_manager.recipes import FinetuneSettings
     from methods.validation.compare import Contest, ContestResult
+    from methods.validation.correlate import Correlation
 
 HEADERS = ("experiment", "budget", "searched", "random, mean ± std", "best random", "won")
 
@@ -68,7 +72,6 @@ def _compare(
     from imagenet_codebase.run_manager import distributed
     from methods.validation.bench import DirectBench, FinetuningBench
     from methods.validation.compare import compare
-    from methods.validation.correlate import correlate
 
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
@@ -86,13 +89,8 @@ def _compare(
     if not distributed.is_first():
         return 0
     print(format_table(HEADERS, map(_row, results)))
-    rivals = [rival for result in results for rival in result.rivals]
-    facts = {}
-    if not args.direct and len(rivals) > 1:
-        correlation = correlate(rivals)
-        facts["correlation"] = asdict(correlation)
-        print(correlation)
     files.write_json(args.out, [_plain(result) for result in results])
+    correlation = None if args.direct else _correlation(results)
     write_card(
         args.out,
         dataset=data.name,
@@ -101,8 +99,10 @@ def _compare(
         seed=args.seed,
         settings=None if args.direct else asdict(settings),
         supernet_sha256=files.sha256(supernet),
-        **facts,
+        correlation=correlation and asdict(correlation),
     )
+    if correlation:
+        print(correlation)
     print(args.out)
     return 0
 
@@ -122,6 +122,21 @@ def _contest(name: str) -> Contest:
     cost = LatencyPredictor(report["type"], report["image_size"], accounting=report["accounting"])
     experiment.subnet()  # a broken file is told before the data are read
     return Contest(experiment=experiment, cost=cost, maximum=report["constraint"])
+
+
+def _correlation(results: Sequence[ContestResult]) -> Correlation | None:
+    """Return how direct accuracy ranks the random subnets, None where that cannot be told."""
+    from methods.validation.correlate import correlate
+
+    # Two experiments under one budget have the same rivals.
+    rivals = list(dict.fromkeys(rival for result in results for rival in result.rivals))
+    try:
+        found = correlate(rivals) if len(rivals) > 1 else None
+    except ApqError as error:  # without scipy
+        cli.warn(str(error))
+        return None
+    # Of accuracies that are all alike there are no ranks.
+    return found if found and all(map(math.isfinite, asdict(found).values())) else None
 
 
 def _row(result: ContestResult) -> tuple[str, ...]:

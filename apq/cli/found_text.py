@@ -82,7 +82,7 @@ def accuracy_origin(job: Job) -> list[str]:
     dataset, trained_at = card.get("dataset"), card.get("image_size")
     origin = f"learned on {dataset} at {trained_at} px" if dataset else "of unknown origin"
     figures = card.get("figures", {})
-    # Best known where searches go; a predictor that has learned nothing from there is worse there.
+    # What searches found before says more of a search than random subnets do.
     which = "searched" if "searched" in figures else "quantized, by transfer"
     quality = figures.get(which, {}).get("rmse")
     on = "searched subnets" if which == "searched" else "random subnets"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FULL, SCRATCH = "full precision", "quantized, from scratch"
 TRANSFER, SEARCHED = "quantized, by transfer", "quantized, with searched pairs"
+MIN_SEARCHED = 5
+MEASURED_ALIKE = ("supernet_sha256", "dataset", "image_size", "n_images", "n_bn_images")
 HEADERS = (
     "predictor",
     "trained on",
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     full, quantized = split_pairs(read_pairs(pairs_path))
     beside = searched_path(pairs_path)
     searched_pairs = args.searched or (beside if beside.exists() else None)
-    searched = _read_searched(searched_pairs, pairs_path) if searched_pairs else {}
+    searched = _read_searched(find_model(searched_pairs), pairs_path) if searched_pairs else {}
     settings = FitSettings(
         n_epochs=args.n_epochs,
         lr=args.lr,
@@ -109,15 +111,14 @@ def run(args: argparse.Namespace) -> int:
         "settings": asdict(settings),
         "pairs_sha256": files.sha256(pairs_path),
     }
-    if searched_pairs:
+    if searched:
         facts["searched_sha256"] = files.sha256(searched_pairs)
-    lesson, judged = _split_searched(searched, settings)
-    fits = _fit_all(full, quantized, lesson, settings, latency, device)
+    besides, judged = _split_searched(searched, settings)
+    fits = _fit_all(full, quantized, besides, settings, latency, device)
     print(format_table(HEADERS, [_row(name, fit) for name, fit in fits.items()]))
     figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.items()}
     if judged:
         figures["searched"] = _about_searched(fits, judged)
-        print(_searched_text(figures["searched"]))
     best = SEARCHED if SEARCHED in fits else TRANSFER
     for file, name in (("acc.pt", FULL), ("acc_quant.pt", best)):
         path = args.out_dir / file
@@ -127,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     if args.ensemble:
         path = args.out_dir / ENSEMBLE_NAME
         ensemble = fit_ensemble(
-            full, quantized, args.ensemble, settings, latency, device=device, besides=lesson
+            full, quantized, args.ensemble, settings, latency, device=device, besides=besides
         )
         _write_ensemble(path, ensemble, facts)
     if args.study:
@@ -141,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
 def _fit_all(
     full: Mapping[Subnet, float],
     quantized: Mapping[Subnet, float],
-    lesson: Mapping[Subnet, float],
+    besides: Mapping[Subnet, float],
     settings: FitSettings,
     cost_fn: GenesFn,
     device: torch.device,
@@ -153,9 +154,9 @@ def _fit_all(
     start = fits[FULL].predictor
     fits[SCRATCH] = fit(quantized, True, settings, cost_fn, device=device)
     fits[TRANSFER] = fit(quantized, True, settings, cost_fn, start, device=device)
-    if lesson:
+    if besides:
         fits[SEARCHED] = fit(
-            quantized, True, settings, cost_fn, start, device=device, besides=lesson
+            quantized, True, settings, cost_fn, start, device=device, besides=besides
         )
     return fits
 
@@ -167,16 +168,24 @@ def _row(name: str, fit: Fit) -> tuple[str, ...]:
 
 
 def _read_searched(path: Path, pairs: Path) -> dict[Subnet, float]:
-    """Return the pairs from searches; raises ApqError when another supernet was measured."""
+    """Return the pairs from searches, none where they are too few to learn from and judge by.
+
+    Raises ApqError when they were not measured as the random ones were.
+    """
     from methods.prediction.pairs import read_pairs
 
-    name = "supernet_sha256"
-    if read_card(path).get(name) != read_card(pairs).get(name):
-        raise ApqError(
-            f"{path} and {pairs} were not measured with the same supernet: measure one of them "
-            f"again, or move it away"
-        )
-    return read_pairs(path)
+    searched, cards = read_pairs(path), (read_card(path), read_card(pairs))
+    for name in MEASURED_ALIKE:
+        own, other = (card.get(name) for card in cards)
+        if own != other:
+            raise ApqError(
+                f"{path} was measured with {name} {own}, {pairs} with {other}: measure one of "
+                f"them again, or move it away"
+            )
+    if len(searched) < MIN_SEARCHED:
+        cli.warn(f"{path} holds {len(searched)} pairs: too few to learn from, left out")
+        return {}
+    return searched
 
 
 def _split_searched(
@@ -189,24 +198,15 @@ def _split_searched(
 
 
 def _about_searched(fits: Mapping[str, Fit], judged: Mapping[Subnet, float]) -> dict[str, Any]:
-    """Return how right predictors are about searched subnets, having learned from such or not."""
+    """Print and return how right predictors are about searched subnets that they have not seen."""
     from methods.prediction.searched import searched_quality
 
-    with_, without = (
-        asdict(searched_quality(fits[n].predictor, judged)) for n in (SEARCHED, TRANSFER)
+    own, without = (searched_quality(fits[name].predictor, judged) for name in (SEARCHED, TRANSFER))
+    print(
+        f"about {len(judged)} searched subnets held out: {own}; the one that has learned from "
+        f"random subnets alone is {without}"
     )
-    return {"n_held_out": len(judged), **with_, "without": without}
-
-
-def _searched_text(figures: dict[str, Any]) -> str:
-    def text(part: dict[str, Any]) -> str:
-        how = "hopeful" if part["bias"] > 0 else "doubtful"
-        return f"off by {part['rmse']:.3f} points (RMSE), too {how} by {abs(part['bias']):.3f}"
-
-    return (
-        f"about {figures['n_held_out']} searched subnets held out: {text(figures)}; without the "
-        f"others to learn from {text(figures['without'])}"
-    )
+    return {"n_held_out": len(judged), **asdict(own), "without": asdict(without)}
 
 
 def _write_ensemble(path: Path, ensemble: EnsembleFit, facts: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from apq.cli import parser as cli
 from apq.domain import Domain
 from apq.errors import ApqError
 from apq.experiment import Experiment
-from apq.paths import find_model
+from apq.paths import find_in, find_model
 from apq.space import PAPER_SPACE
 from methods.evolution import EvolutionSettings
 from methods.guided import GuidedSettings
@@ -249,8 +249,7 @@ def predictor_of(args: argparse.Namespace) -> Predictor:
         name = QUANTIZED_NAME
         if args.risk is not None and find_model(given / ENSEMBLE_NAME).is_file():
             name = ENSEMBLE_NAME
-        file = find_model(given / name)  # falls back on the shipped one for `models/` alone
-        members += load_members(file if file.is_file() else given, device)
+        members += load_members(find_in(given, name), device)
     if len(members) > 1:
         return PredictorEnsemble(members, DEFAULT_RISK if args.risk is None else args.risk)
     if args.risk is not None:

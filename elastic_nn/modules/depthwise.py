@@ -24,7 +24,7 @@ def depthwise_conv2d(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torc
 def _is_slow(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return (
         x.device.type == "cpu"
-        and min(x.shape[2:]) < weight.size(-1)
+        and max(x.shape[2:]) < weight.size(-1)
         and torch.is_grad_enabled()
         and weight.requires_grad
         and not torch.is_autocast_enabled("cpu")
@@ -48,10 +48,19 @@ class _DepthwiseConv2d(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.nn.grad.conv2d_input(
-                x.shape, weight, grad, ctx.stride, weight.size(-1) // 2, groups=x.size(1)
-            )
+            grad_x = _input_gradient(x, weight, grad, ctx.stride)
         return grad_x, weight_gradient(x, grad, weight.size(-1), ctx.stride), None
+
+
+def _input_gradient(
+    x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor, stride: int
+) -> torch.Tensor:
+    # Not `torch.nn.grad.conv2d_input`: it forgets that x is channels-last.
+    pad = weight.size(-1) // 2
+    wanted = (True, False, False)
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, (stride,) * 2, (pad,) * 2, (1, 1), False, (0, 0), x.size(1), wanted
+    )[0]
 
 
 def weight_gradient(x: torch.Tensor, grad: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:

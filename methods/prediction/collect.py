@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,13 @@ class Quota:
     what: str
     """As a bar names them."""
     wanted: int
-    counts: Callable[[Subnet], bool]
+    includes: Callable[[Subnet], bool]
     """Whether a subnet is of this kind."""
     draw: Callable[[int], Iterator[Subnet]]
-    """Given how many there are, yields subnets without end; those that are there are skipped."""
+    """Given how many there are, yields distinct subnets without end; those that are there are
+    skipped."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """For the card: what draws them now, which may change from one sitting to the next."""
 
 
 def random_quotas(space: SearchSpace, n_full: int, n_quantized: int, seed: int) -> list[Quota]:
@@ -46,7 +49,7 @@ def random_quotas(space: SearchSpace, n_full: int, n_quantized: int, seed: int) 
         return Quota(
             what=what,
             wanted=wanted,
-            counts=lambda subnet: subnet.quantized == quantized,
+            includes=lambda subnet: subnet.quantized == quantized,
             draw=lambda _: draw_subnets(space, seed, quantized),
         )
 
@@ -129,7 +132,7 @@ def collect(
     stopped, n_before = False, len(pairs)
     with deferred_interrupt() as interrupted:
         for quota in quotas:
-            have = sum(map(quota.counts, pairs))
+            have = sum(map(quota.includes, pairs))
             bar = Counter(quota.what if distributed.is_first() else "", quota.wanted, have)
             new = (subnet for subnet in quota.draw(have) if subnet not in pairs)
             todo = itertools.islice(new, max(0, quota.wanted - have))
@@ -145,18 +148,23 @@ def collect(
             bar.close()
             if stopped:
                 break
-        figures = distributed.from_first(lambda: _known_noise(path))
-        if n_noise and not stopped and (len(pairs) > n_before or not figures):
+        noise = distributed.from_first(lambda: _known_noise(path, n_noise))
+        if n_noise and pairs and not stopped and (len(pairs) > n_before or not noise):
             others = bn_batches(data, n_bn_images, batch_size, device, seed + 1, n_workers)
-            figures = {"noise_points": noise_floor(net, pairs, n_noise, others, images)}
+            points = noise_floor(net, pairs, n_noise, others, images)
+            noise = {"noise_points": points, "n_noise": n_noise}
     if log:
-        log.finish((time.perf_counter() - started) / 60, **figures)
+        facts = {name: fact for quota in quotas for name, fact in quota.facts.items()}
+        log.finish((time.perf_counter() - started) / 60, **noise, **facts)
     return not stopped
 
 
-def _known_noise(path: Path) -> dict[str, float]:
-    noise = read_card(path).get("noise_points")
-    return {} if noise is None else {"noise_points": noise}
+def _known_noise(path: Path, n_noise: int) -> dict[str, float]:
+    """Return what the card says of the noise, if it is of so many subnets."""
+    card = read_card(path)
+    if card.get("n_noise") != n_noise or "noise_points" not in card:
+        return {}
+    return {name: card[name] for name in ("noise_points", "n_noise")}
 
 
 def noise_floor(

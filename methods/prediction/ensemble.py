@@ -66,7 +66,7 @@ def fit_ensemble(
     mean, spread = PredictorEnsemble(members).mean_and_spread(genes)
     return EnsembleFit(
         members=tuple(members),
-        quality=quality(mean, accuracy, cost_fn(genes), len(train)),
+        quality=quality(mean, accuracy, cost_fn(genes), len(train) + len(besides or {})),
         spread=float(100 * spread.mean()),
         spread_tau=kendall_and_spearman(spread, np.abs(mean - accuracy))[0],
     )

@@ -125,7 +125,7 @@ class PairLog:
             raise ApqError(f"cannot write {self.log_path}: {error.strerror}") from None
         self.pairs[subnet] = accuracy
 
-    def finish(self, minutes: float, **figures: float) -> None:
+    def finish(self, minutes: float, **figures: Any) -> None:
         """Write the paper's file and its card with the figures given, then drop the log.
 
         `minutes` of this sitting are added to those of the earlier ones.

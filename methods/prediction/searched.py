@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from apq.subnet import Subnet
+from imagenet_codebase.run_manager import distributed
 from methods import guided
 from methods.prediction.collect import Quota
 from methods.prediction.pairs import as_arrays
@@ -29,12 +30,22 @@ EVALUATIONS = 4_000
 
 
 def searched_quota(predictor: AccuracyPredictor, image_size: int, n: int, seed: int) -> Quota:
-    """Return the quota of subnets that searches with a predictor find, costs at `image_size` px."""
+    """Return the quota of subnets that searches with a predictor find, costs at `image_size` px.
+
+    Of several processes the first one searches.
+    """
+
+    def draw(have: int) -> Iterator[Subnet]:
+        found = searched_subnets(predictor, image_size, seed, have)
+        while True:
+            yield distributed.from_first(lambda: next(found))
+
     return Quota(
         what="searched pairs",
         wanted=n,
-        counts=lambda _: True,
-        draw=lambda have: searched_subnets(predictor, image_size, seed, have),
+        includes=lambda _: True,
+        draw=draw,
+        facts={"predictor_sha256": predictor.sha256},
     )
 
 
@@ -43,9 +54,9 @@ def searched_subnets(
 ) -> Iterator[Subnet]:
     """Yield what short guided searches find, each under a random latency or energy budget.
 
-    Without end, from the search of number `first`; the same subnet may come again.
+    Without end, from the search of number `first`; one that is found again is not yielded again.
     """
-    space = predictor.space
+    space, seen = predictor.space, set()
     costs = [LatencyPredictor(type_, image_size, space) for type_ in TYPES]
     ends = [np.log([cost.minimum()[0], cost.maximum()[0]]) for cost in costs]
     for number in itertools.count(first):
@@ -58,7 +69,10 @@ def searched_subnets(
         result = guided.search(problem, settings)
         if result.interrupted:
             raise KeyboardInterrupt
-        yield space.decode(result.genes)[0]
+        (subnet,) = space.decode(result.genes)
+        if subnet not in seen:
+            seen.add(subnet)
+            yield subnet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +82,10 @@ class SearchedQuality:
     rmse: float
     bias: float
     """Mean of predicted less measured: above zero where it is too hopeful."""
+
+    def __str__(self) -> str:
+        how = "hopeful" if self.bias > 0 else "doubtful"
+        return f"off by {self.rmse:.2f} points (RMSE), too {how} by {abs(self.bias):.2f}"
 
 
 def searched_quality(

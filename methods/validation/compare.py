@@ -82,17 +82,21 @@ def compare(
     The searched ones come first, so that their experiments, where they have no checkpoint, get
     their finetuned weights before hours are spent on the random ones.
     """
+    subnets = [contest.experiment.subnet() for contest in contests]
+    # Where random subnets never come is told before anything is measured.
+    all_drawn = [
+        random_subnets(subnet.space, contest.cost, contest.maximum, n_random, seed)
+        for contest, subnet in zip(contests, subnets, strict=True)
+    ]
     found = []
-    for contest in contests:
-        subnet = contest.experiment.subnet()
-        outcome = bench.measure(f"{contest.name}-searched", subnet, contest.experiment)
-        if outcome is None:
+    for contest, subnet in zip(contests, subnets, strict=True):
+        searched = bench.measure(f"{contest.name}-searched", subnet, contest.experiment)
+        if searched is None:
             yield None
             return
-        found.append((contest, subnet.space, outcome))
-    for contest, space, searched in found:
+        found.append(searched)
+    for contest, searched, drawn in zip(contests, found, all_drawn, strict=True):
         rivals = []
-        drawn = random_subnets(space, contest.cost, contest.maximum, n_random, seed)
         for i, subnet in enumerate(drawn, start=1):
             rival = bench.measure(f"{contest.name}-random{i}", subnet)
             if rival is None:

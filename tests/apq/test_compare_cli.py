@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from apq import Experiment
+from apq import ApqError, Experiment
 from apq.provenance import read_card
 from apq.space import PAPER_SPACE
 from apq.subnet import smallest
@@ -31,7 +31,7 @@ def place(home):
     return home
 
 
-def test_compare_finetunes_and_tells_how_direct_accuracy_ranks(place, call):
+def test_compare_finetunes_and_tells_how_direct_accuracy_ranks(place, call, monkeypatch):
     flags = ("--supernet=models/supernet.pth.tar", "--exp_names=found", "--n_random=2")
     status, out, err = call("compare", *flags, *RECIPE, *DATA)
     assert status == 0, err
@@ -42,6 +42,17 @@ def test_compare_finetunes_and_tells_how_direct_accuracy_ranks(place, call):
     assert read_card(place / "models" / "comparison.json")["correlation"]["n_subnets"] == 2
     assert Experiment.open(place / "exps" / "found").best_checkpoint.exists()
 
+    # Hours of finetuning are not lost for want of a library.
+    def without_scipy(outcomes):
+        raise ApqError("rank correlations need scipy")
+
+    monkeypatch.setattr("methods.validation.correlate.correlate", without_scipy)
+    (place / "models" / "comparison.json").unlink()
+    status, _, err = call("compare", *flags, *RECIPE, *DATA)
+    assert status == 0
+    assert "rank correlations need scipy" in err
+    assert json.loads((place / "models" / "comparison.json").read_text()) == [result]
+
 
 def test_direct_comparison_keeps_no_weights_and_correlates_nothing(place, call):
     flags = ("--supernet=models/supernet.pth.tar", "--exp_names=found", "--n_random=1", "--direct")
@@ -50,7 +61,7 @@ def test_direct_comparison_keeps_no_weights_and_correlates_nothing(place, call):
     assert "Kendall" not in out
     card = read_card(place / "models" / "comparison.json")
     assert card["settings"] is None
-    assert "correlation" not in card
+    assert card["correlation"] is None
     assert not Experiment.open(place / "exps" / "found").checkpoint_dir.exists()
 
 

@@ -143,6 +143,8 @@ def test_a_card_speaks_of_its_own_file_alone(tmp_path):
     assert card_path(path) != card_path(tmp_path / "v1.3.pt")
     path.write_text("other weights")
     assert read_card(path) == {}
+    path.unlink()
+    assert read_card(path) == {}
 
 
 @pytest.mark.parametrize("name", ["a/b", "../up", "", ".hidden", "/abs", "a b", "-flag"])

@@ -13,6 +13,7 @@ from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import save_supernet
 from methods.prediction.collect import draw_subnets
 from methods.prediction.pairs import read_pairs, write_pairs
+from utils.accuracy_predictor import AccuracyPredictor
 
 
 def test_collect_measures_random_and_searched_subnets(home, call):
@@ -35,6 +36,7 @@ def test_collect_measures_random_and_searched_subnets(home, call):
     status, out, err = collect(1)
     assert status == 0, err
     assert "pairs: models/pairs.json" in out
+    assert "about the 1 subnets that it found the predictor was off by" in out
     assert len(read_pairs(home / "models" / "pairs.json")) == 2
     path = home / "models" / "pairs-searched.json"
     (first,) = read_pairs(path)
@@ -42,8 +44,27 @@ def test_collect_measures_random_and_searched_subnets(home, call):
     assert collect(2)[0] == 0
     assert next(iter(read_pairs(path))) == first
     assert len(read_pairs(path)) == 2
+    assert read_card(path)["predictor_sha256"] == files.sha256(home / "models" / "acc_quant.pt")
     for name in ("supernet_sha256", "n_bn_images", "n_images", "dataset"):
         assert read_card(path)[name] == read_card(home / "models" / "pairs.json")[name]
+
+
+@pytest.mark.parametrize(
+    ("quantized", "dataset", "message"),
+    [
+        (True, "cifar10", "has learned from cifar10, not digits: name another"),
+        (False, "digits", "knows nothing of bits: name another"),
+    ],
+)
+def test_a_predictor_of_something_else_is_refused_first(home, call, quantized, dataset, message):
+    save_supernet(OnceForAllNet(n_classes=10), home / "supernet.pth.tar")
+    AccuracyPredictor(quantized=quantized).save(home / "other.pt")
+    write_card(home / "other.pt", dataset=dataset, image_size=64)
+    flags = ("--supernet=supernet.pth.tar", "--n_searched=1", "--acc_predictor_dir=other.pt")
+    status, _, err = call("collect", *flags)
+    assert status == 2
+    assert f"other.pt {message}" in err
+    assert not (home / "models" / "pairs.json.log").exists()
 
 
 @pytest.fixture
@@ -87,11 +108,27 @@ def test_without_searched_pairs_nothing_is_said_of_them(pairs, call):
     assert "points on random subnets held out" in out
 
 
-def test_pairs_of_two_supernets_are_not_mixed(pairs, call):
+@pytest.mark.parametrize("change", [{"supernet_sha256": "b" * 64}, {"image_size": 96}])
+def test_pairs_that_were_measured_otherwise_are_not_mixed_in(pairs, call, change):
     path = pairs / "pairs-searched.json"
-    write_card(path, dataset="digits", image_size=64, supernet_sha256="b" * 64)
+    write_card(
+        path, **({"dataset": "digits", "image_size": 64, "supernet_sha256": "a" * 64} | change)
+    )
     before = (pairs / "acc_quant.pt").read_bytes()
     status, _, err = call("predictor", "--n_epochs=2")
     assert status == 2
-    assert "were not measured with the same supernet" in err
+    assert f"pairs-searched.json was measured with {next(iter(change))} " in err
     assert (pairs / "acc_quant.pt").read_bytes() == before
+
+
+def test_too_few_searched_pairs_are_left_out_and_a_missing_file_is_named(pairs, call):
+    path = pairs / "pairs-searched.json"
+    write_pairs(path, dict(itertools.islice(read_pairs(path).items(), 2)))
+    write_card(path, dataset="digits", image_size=64, supernet_sha256="a" * 64)
+    status, out, err = call("predictor", "--n_epochs=2")
+    assert status == 0
+    assert "holds 2 pairs: too few to learn from" in err
+    assert "searched" not in out
+    status, _, err = call("predictor", "--n_epochs=2", "--searched=nowhere.json")
+    assert status == 2
+    assert "cannot read nowhere.json" in err

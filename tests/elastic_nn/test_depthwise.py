@@ -54,9 +54,17 @@ def test_images_that_need_no_gradient_get_none_and_the_filter_learns():
 
 
 def test_mixed_precision_is_left_to_torch():
-    x, weight = torch.randn(2, 4, 2, 2), torch.randn(4, 1, 3, 3, requires_grad=True)
+    x = torch.randn(2, 4, 2, 2, requires_grad=True)
+    weight = torch.randn(4, 1, 3, 3, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = depthwise.depthwise_conv2d(x, weight, 1)
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
-    assert weight.grad.dtype == torch.float32
+    assert x.grad.dtype == weight.grad.dtype == torch.float32
+
+
+def test_gradients_lie_in_memory_as_the_images_do():
+    x = torch.randn(2, 4, 3, 3).to(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(4, 1, 5, 5, requires_grad=True)
+    depthwise.depthwise_conv2d(x, weight, 1).sum().backward()
+    assert x.grad.is_contiguous(memory_format=torch.channels_last)
