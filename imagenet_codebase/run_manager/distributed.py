@@ -25,6 +25,8 @@ from imagenet_codebase.data_providers import Shard
 T = TypeVar("T")
 
 CPU = torch.device("cpu")
+# Items that a process works on before all wait for each other: dear ones and cheap ones even out.
+DEALT = 4
 LET_FIRST_SPEAK_S = 2.0
 
 
@@ -136,15 +138,16 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def each(items: Iterable[T], work: Callable[[T], Any]) -> Iterator[tuple[T, Any]]:
-    """Yield every item and what `work` makes of it, in order; the processes take turns to work.
+    """Yield every item and what `work` makes of it, in order; the processes share the work.
 
     All processes have to be given the same items, and all are told every result. Items are asked
-    for as they are needed: there may be no end to them.
+    for as they are needed, `DEALT` for each process: there may be no end to them.
     """
     own, items = shard(), iter(items)
-    while dealt := list(itertools.islice(items, own.n_processes)):
-        mine = dealt[own.index :][:1]
-        yield from zip(dealt, gather(work(mine[0]) if mine else None), strict=False)
+    n, each_takes = own.n_processes, DEALT if _several() else 1
+    while dealt := list(itertools.islice(items, n * each_takes)):
+        made = gather([work(item) for item in dealt[own.index :: n]])
+        yield from ((item, made[i % n][i // n]) for i, item in enumerate(dealt))
 
 
 def data_parallel(net: nn.Module) -> nn.Module:

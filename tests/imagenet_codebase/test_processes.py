@@ -157,8 +157,9 @@ def test_a_mistake_of_the_first_process_is_told_by_all(found):
 
 def test_work_is_dealt_out_and_its_results_are_told_to_all(found):
     one, two = (each["accuracies"] for each in found)
-    assert one["squares"] == two["squares"] == [(i, i * i) for i in range(5)]
-    assert (one["worked"], two["worked"]) == ([[0, 1, 2, 3, 4]], [[0, 2, 4], [1, 3]])
+    assert one["squares"] == two["squares"] == [(i, i * i) for i in range(11)]
+    assert one["worked"] == [list(range(11))]
+    assert two["worked"] == [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9]]
 
 
 def test_one_process_is_not_relaunched(monkeypatch):
