@@ -113,6 +113,14 @@ def test_the_shipped_pairs_and_predictors_belong_together(folder):
     assert read_card(folder / "pairs.json")["supernet_sha256"] == supernet_hash
 
 
+def test_the_shipped_searched_pairs_belong_to_the_rest():
+    path = MODELS / "pairs-searched.json"
+    assert len(read_pairs(path)) >= 100
+    assert read_card(MODELS / "acc_quant.pt")["searched_sha256"] == files.sha256(path)
+    supernet_hash = files.sha256(MODELS / "supernet.pth.tar")
+    assert read_card(path)["supernet_sha256"] == supernet_hash
+
+
 @pytest.mark.parametrize("folder", SHIPPED.values(), ids=SHIPPED)
 def test_shipped_models_hold_no_traces_of_a_machine(folder):
     for path in folder.glob("*.json"):
