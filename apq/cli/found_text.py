@@ -83,10 +83,10 @@ def accuracy_origin(job: Job) -> list[str]:
     origin = f"learned on {dataset} at {trained_at} px" if dataset else "of unknown origin"
     figures = card.get("figures", {})
     # What searches found before says more of a search than random subnets do.
-    which = "searched" if "searched" in figures else "quantized, by transfer"
-    quality = figures.get(which, {}).get("rmse")
-    on = "searched subnets" if which == "searched" else "random subnets"
-    error = f", off by {quality:.1f} points on {on} held out" if quality else ""
+    kind = "searched" if "searched" in figures else "random"
+    quality = figures.get("searched") or figures.get("quantized, by transfer") or {}
+    rmse = quality.get("rmse")
+    error = f", off by {rmse:.1f} points on {kind} subnets held out" if rmse else ""
     if not dataset or trained_at == image_size:
         return [origin + error]
     return [

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, print the figures, write the predictors with their cards."""
     from imagenet_codebase.run_manager.evaluate import pick_device
     from methods.prediction.ensemble import fit_ensemble
-    from methods.prediction.pairs import read_pairs, searched_path, split_pairs
+    from methods.prediction.pairs import hold_out, read_pairs, searched_path, split_pairs
     from methods.prediction.study import FIGURES, run_study, summarize, write_study
     from utils.ensemble import ENSEMBLE_NAME
     from utils.latency_predictor import LatencyPredictor
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if searched:
         facts["searched_sha256"] = files.sha256(searched_pairs)
-    besides, judged = _split_searched(searched, settings)
+    besides, judged = hold_out(searched, settings.held_out, settings.seed)
     fits = _fit_all(full, quantized, besides, settings, latency, device)
     print(format_table(HEADERS, [_row(name, fit) for name, fit in fits.items()]))
     figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.items()}
@@ -186,15 +186,6 @@ def _read_searched(path: Path, pairs: Path) -> dict[Subnet, float]:
         cli.warn(f"{path} holds {len(searched)} pairs: too few to learn from, left out")
         return {}
     return searched
-
-
-def _split_searched(
-    searched: Mapping[Subnet, float], settings: FitSettings
-) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
-    """Return the searched pairs to learn from, and those to judge by."""
-    from methods.prediction.pairs import hold_out
-
-    return hold_out(searched, settings.held_out, settings.seed) if searched else ({}, {})
 
 
 def _about_searched(fits: Mapping[str, Fit], judged: Mapping[Subnet, float]) -> dict[str, Any]:
