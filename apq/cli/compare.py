@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,12 +130,10 @@ def _correlation(results: Sequence[ContestResult]) -> Correlation | None:
     # Two experiments under one budget have the same rivals.
     rivals = list(dict.fromkeys(rival for result in results for rival in result.rivals))
     try:
-        found = correlate(rivals) if len(rivals) > 1 else None
-    except ApqError as error:  # without scipy
+        return correlate(rivals) if len(rivals) > 1 else None
+    except ApqError as error:  # without scipy, or all alike
         cli.warn(str(error))
         return None
-    # Of accuracies that are all alike there are no ranks.
-    return found if found and all(map(math.isfinite, asdict(found).values())) else None
 
 
 def _row(result: ContestResult) -> tuple[str, ...]:

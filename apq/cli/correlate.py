@@ -40,7 +40,10 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Finetune, print the correlations and write them, in as many processes as asked for."""
+    from methods.prediction.fit import need_scipy
+
     settings = recipe(args)
+    need_scipy()  # before hours of finetuning
     return in_processes(args, lambda device: _correlate(args, settings, device))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -139,14 +140,18 @@ def quality(
     )
 
 
+def need_scipy() -> None:
+    """Raise ApqError when scipy, which rank correlations need, is missing."""
+    if importlib.util.find_spec("scipy") is None:
+        raise ApqError("rank correlations need scipy: pip install 'apq[train]'")
+
+
 def kendall_and_spearman(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     """Return Kendall's tau-b and Spearman's rho of two rankings, both (N,).
 
-    Raises ApqError when scipy is missing.
+    They are NaN where all of one ranking are equal. Raises ApqError when scipy is missing.
     """
-    try:
-        from scipy import stats
-    except ImportError:
-        raise ApqError("rank correlations need scipy: pip install 'apq[train]'") from None
+    need_scipy()
+    from scipy import stats
 
     return float(stats.kendalltau(a, b).statistic), float(stats.spearmanr(a, b).statistic)

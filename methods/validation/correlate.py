@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from apq.errors import ApqError
 from apq.space import SearchSpace
 from methods.prediction.collect import draw_subnets
 from methods.prediction.fit import kendall_and_spearman
@@ -46,8 +47,16 @@ def measure_random(
 
 
 def correlate(outcomes: Sequence[Outcome]) -> Correlation:
-    """Return how direct accuracy ranks two or more subnets, against finetuned accuracy."""
+    """Return how direct accuracy ranks two or more subnets, against finetuned accuracy.
+
+    Raises ApqError when all are equally accurate, or scipy is missing.
+    """
     direct, val, test = np.array([(o.direct_top1, o.val_top1, o.test_top1) for o in outcomes]).T
+    if not all(map(np.ptp, (direct, val, test))):
+        raise ApqError(
+            f"the {len(outcomes)} random subnets are all equally accurate, before or after "
+            f"finetuning: there are no ranks; measure more subnets, or on more images"
+        )
     val_tau, val_rho = kendall_and_spearman(direct, val)
     test_tau, test_rho = kendall_and_spearman(direct, test)
     return Correlation(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -72,3 +73,12 @@ def test_correlate_writes_every_outcome(place, call):
     assert "of 2 random subnets: Kendall tau" in out
     figures = json.loads((place / "models" / "correlation.json").read_text())
     assert len(figures["subnets"]) == figures["n_subnets"] == 2
+
+
+def test_correlate_asks_for_scipy_before_it_finetunes(place, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    flags = ("--supernet=models/supernet.pth.tar", "--n_subnets=2")
+    status, _, err = call("correlate", *flags, *RECIPE, *DATA)
+    assert status == 2
+    assert "rank correlations need scipy" in err
+    assert not (place / "models" / "correlation.json.run").exists()

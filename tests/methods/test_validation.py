@@ -192,3 +192,9 @@ def test_correlation_by_hand():
     assert found.test_rho == pytest.approx(0.8)
     assert found.n_subnets == 4
     assert "of 4 random subnets: Kendall tau 1.000, Spearman rho 1.000 (validation)" in str(found)
+
+
+def test_of_subnets_all_equally_accurate_there_are_no_ranks():
+    outcomes = [Outcome(direct_top1=d, val_top1=0.5, test_top1=d) for d in (0.1, 0.2)]
+    with pytest.raises(ApqError, match="2 random subnets are all equally accurate"):
+        correlate(outcomes)
