@@ -1,7 +1,8 @@
 """What each part of the finetuning recipe is worth: the ablation of docs/finetuning.md.
 
 python -m benchmarks.recipes --data_dir DIR --exp_names A,B --out FILE.csv [--only w4a4]
-    [--dataset cifar10] [--n_epochs 1] [--epoch_images 15000] [--seeds 3] [--folder DIR]
+    [--dataset cifar10] [--n_epochs 1] [--epoch_images 15000] [--batch_size 64] [--seeds 3]
+    [--folder DIR]
 
 Every variant finetunes the subnets of the experiments (`searched`) and the same architectures with
 4 bits everywhere (`w4a4`), or one of these kinds only; `full precision` is an architecture without
@@ -42,8 +43,8 @@ def without(*names: str) -> dict[str, Any]:
 VARIANTS: dict[str, dict[str, Any]] = {
     FULL: without("quantizer"),
     "paper": {},
-    "paper, learning rate of best": {"lr": BEST["lr"], "grad_clip": BEST["grad_clip"]},
     "best": BEST,
+    "best, learning rate 0.003": {**BEST, "lr": 0.003},
     "best, paper's quantizer": without("quantizer"),
     "best, lsq for the layer": {**BEST, "quantizer": "lsq"},
     "best, and a teacher": {**BEST, "distill": 0.5},
@@ -82,6 +83,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--supernet", type=Path)
     parser.add_argument("--n_epochs", type=int, default=1)
     parser.add_argument("--epoch_images", type=int, default=15_000)
+    parser.add_argument("--batch_size", type=int, default=64, help="images a step of each process")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folder", type=Path, help="what was measured so far; default OUT.run")
@@ -101,6 +103,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
                 **options,
                 n_epochs=args.n_epochs,
                 epoch_images=args.epoch_images,
+                batch_size=args.batch_size,
                 seed=seed,
                 compile=True,
             )
