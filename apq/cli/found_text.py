@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apq.cli.tables import format_table
 from methods.diagnostics import accuracy_rows, heaviest
@@ -81,12 +81,7 @@ def accuracy_origin(job: Job) -> list[str]:
     card, image_size = job.accuracy.card, job.costs["latency"].image_size
     dataset, trained_at = card.get("dataset"), card.get("image_size")
     origin = f"learned on {dataset} at {trained_at} px" if dataset else "of unknown origin"
-    figures = card.get("figures", {})
-    # What searches found before says more of a search than random subnets do.
-    kind = "searched" if "searched" in figures else "random"
-    quality = figures.get("searched") or figures.get("quantized, by transfer") or {}
-    rmse = quality.get("rmse")
-    error = f", off by {rmse:.1f} points on {kind} subnets held out" if rmse else ""
+    error = _expected_error(card.get("figures", {}))
     if not dataset or trained_at == image_size:
         return [origin + error]
     return [
@@ -94,6 +89,16 @@ def accuracy_origin(job: Job) -> list[str]:
         f"note: the accuracy was learned at {trained_at} px and the cost is at {image_size} px; "
         f"--image_size={trained_at} searches both at one size",
     ]
+
+
+def _expected_error(figures: dict[str, Any]) -> str:
+    """Return how far off the prediction may be, as far as the predictor's card tells."""
+    # A search goes where a predictor is too hopeful: only what was searched says how much.
+    if latest := figures.get("searched", {}).get("latest"):
+        how = "hopeful" if latest["bias"] > 0 else "doubtful"
+        return f", {abs(latest['bias']):.1f} points too {how} about what was searched last"
+    rmse = figures.get("quantized, by transfer", {}).get("rmse")
+    return f", off by {rmse:.1f} points on random subnets held out" if rmse else ""
 
 
 def _rows(subnet: Subnet, layers: Sequence[CostRow]) -> Iterator[tuple]:

@@ -16,18 +16,12 @@ from apq.provenance import read_card, write_card
 from methods.prediction.settings import FitSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import torch
-
     from apq.subnet import Subnet
     from methods.prediction.ensemble import EnsembleFit
-    from methods.prediction.fit import Fit, GenesFn
+    from methods.prediction.fit import Fit
 
-FULL, SCRATCH = "full precision", "quantized, from scratch"
-TRANSFER, SEARCHED = "quantized, by transfer", "quantized, with searched pairs"
 MIN_SEARCHED = 5
-MEASURED_ALIKE = ("supernet_sha256", "dataset", "image_size", "n_images", "n_bn_images")
+MEASURED_ALIKE = ("supernet_sha256", "dataset", "image_size", "n_images", "n_bn_images", "seed")
 HEADERS = (
     "predictor",
     "trained on",
@@ -83,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, print the figures, write the predictors with their cards."""
     from imagenet_codebase.run_manager.evaluate import pick_device
     from methods.prediction.ensemble import fit_ensemble
-    from methods.prediction.pairs import hold_out, read_pairs, searched_path, split_pairs
+    from methods.prediction.kinds import FULL, fit_all
+    from methods.prediction.pairs import read_pairs, searched_path, split_pairs
     from methods.prediction.study import FIGURES, run_study, summarize, write_study
     from utils.ensemble import ENSEMBLE_NAME
     from utils.latency_predictor import LatencyPredictor
@@ -113,22 +108,21 @@ def run(args: argparse.Namespace) -> int:
     }
     if searched:
         facts["searched_sha256"] = files.sha256(searched_pairs)
-    besides, judged = hold_out(searched, settings.held_out, settings.seed)
-    fits = _fit_all(full, quantized, besides, settings, latency, device)
-    print(format_table(HEADERS, [_row(name, fit) for name, fit in fits.items()]))
-    figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.items()}
-    if judged:
-        figures["searched"] = _about_searched(fits, judged)
-    best = SEARCHED if SEARCHED in fits else TRANSFER
-    for file, name in (("acc.pt", FULL), ("acc_quant.pt", best)):
+    fits = fit_all(full, quantized, searched, settings, latency, device)
+    print(format_table(HEADERS, [_row(name, fit) for name, fit in fits.by_name.items()]))
+    figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.by_name.items()}
+    if fits.about_searched:
+        print(fits.about_searched)
+        figures["searched"] = fits.about_searched.figures()
+    for file, name in (("acc.pt", FULL), ("acc_quant.pt", fits.best)):
         path = args.out_dir / file
-        fits[name].predictor.save(path)
+        fits.by_name[name].predictor.save(path)
         write_card(path, **facts, figures=figures)
         print(f"{name}: {path}")
     if args.ensemble:
         path = args.out_dir / ENSEMBLE_NAME
         ensemble = fit_ensemble(
-            full, quantized, args.ensemble, settings, latency, device=device, besides=besides
+            full, quantized, args.ensemble, settings, latency, device=device, besides=fits.besides
         )
         _write_ensemble(path, ensemble, facts)
     if args.study:
@@ -137,28 +131,6 @@ def run(args: argparse.Namespace) -> int:
         print(format_table(headers, summarize(rows)))
         print("study: " + ", ".join(map(str, write_study(rows, args.study))))
     return 0
-
-
-def _fit_all(
-    full: Mapping[Subnet, float],
-    quantized: Mapping[Subnet, float],
-    besides: Mapping[Subnet, float],
-    settings: FitSettings,
-    cost_fn: GenesFn,
-    device: torch.device,
-) -> dict[str, Fit]:
-    """Train every kind of predictor; the one with searched pairs where there are any."""
-    from methods.prediction.fit import fit
-
-    fits = {FULL: fit(full, False, settings, cost_fn, device=device)}
-    start = fits[FULL].predictor
-    fits[SCRATCH] = fit(quantized, True, settings, cost_fn, device=device)
-    fits[TRANSFER] = fit(quantized, True, settings, cost_fn, start, device=device)
-    if besides:
-        fits[SEARCHED] = fit(
-            quantized, True, settings, cost_fn, start, device=device, besides=besides
-        )
-    return fits
 
 
 def _row(name: str, fit: Fit) -> tuple[str, ...]:
@@ -188,19 +160,8 @@ def _read_searched(path: Path, pairs: Path) -> dict[Subnet, float]:
     return searched
 
 
-def _about_searched(fits: Mapping[str, Fit], judged: Mapping[Subnet, float]) -> dict[str, Any]:
-    """Print and return how right predictors are about searched subnets that they have not seen."""
-    from methods.prediction.searched import searched_quality
-
-    own, without = (searched_quality(fits[name].predictor, judged) for name in (SEARCHED, TRANSFER))
-    print(
-        f"about {len(judged)} searched subnets held out: {own}; the one that has learned from "
-        f"random subnets alone is {without}"
-    )
-    return {"n_held_out": len(judged), **asdict(own), "without": asdict(without)}
-
-
 def _write_ensemble(path: Path, ensemble: EnsembleFit, facts: dict[str, Any]) -> None:
+    from methods.prediction.kinds import TRANSFER
     from utils.ensemble import save_members
 
     quality, n_members = ensemble.quality, len(ensemble.members)

@@ -95,7 +95,10 @@ def test_a_predictor_learns_from_searched_pairs_too_and_says_how_right_it_is(pai
     assert figures["rmse"] != figures["without"]["rmse"]
     assert card["searched_sha256"] == files.sha256(pairs / "pairs-searched.json")
     _, out, _ = call("search", "--exp_name=x", "--constraint=12", "--type=latency")
-    assert f"off by {figures['rmse']:.1f} points on searched subnets held out" in out
+    latest = figures["latest"]
+    assert latest["n"] == 2
+    how = "hopeful" if latest["bias"] > 0 else "doubtful"
+    assert f"{abs(latest['bias']):.1f} points too {how} about what was searched last" in out
 
 
 def test_without_searched_pairs_nothing_is_said_of_them(pairs, call):

@@ -12,7 +12,8 @@ from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from methods.prediction.collect import draw_subnets
 from methods.prediction.fit import fit
-from methods.prediction.pairs import hold_out
+from methods.prediction.kinds import fit_all
+from methods.prediction.pairs import hold_out, split_latest
 from methods.prediction.searched import searched_quality, searched_quota, searched_subnets
 from methods.prediction.settings import FitSettings
 from utils.accuracy_predictor import AccuracyPredictor
@@ -87,3 +88,32 @@ def test_a_share_is_held_out_the_same_each_time():
     assert train | held_out == pairs
     assert hold_out(pairs, 0.3, seed=1) == (train, held_out)
     assert set(hold_out(pairs, 0.3, seed=2)[1]) != set(held_out)
+
+
+def test_the_latest_are_split_off_in_order():
+    pairs = dict.fromkeys(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 10), 80.0)
+    earlier, latest = split_latest(pairs, 0.3)
+    assert list(earlier | latest) == list(pairs)
+    assert len(latest) == 3
+    assert len(split_latest(pairs, 0.01)[1]) == 2
+
+
+def test_what_was_found_last_tells_what_to_expect_of_the_next_search():
+    # All subnets are alike, until searches find some that are twenty points worse.
+    def alike(subnets, top1=80.0):
+        return {subnet: top1 + 0.1 * (i % 3) for i, subnet in enumerate(subnets)}
+
+    quantized = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 60))
+    full = alike(itertools.islice(draw_subnets(PAPER_SPACE, 0, False), 20))
+    random = alike(quantized[:20])
+    searched = alike(quantized[20:52]) | alike(quantized[52:], 60.0)
+    settings = FitSettings(n_epochs=40)
+    fits = fit_all(full, random, searched, settings, lambda genes: genes.sum(1))
+    about = fits.about_searched
+    assert about.n_latest == 8
+    assert about.latest.bias == pytest.approx(20, abs=1)
+    assert about.held_out.bias < 10
+    assert fits.best == "quantized, with searched pairs"
+    without = fit_all(full, random, {}, settings, lambda genes: genes.sum(1))
+    assert without.about_searched is None
+    assert without.best == "quantized, by transfer"
