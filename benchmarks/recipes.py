@@ -108,7 +108,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
                 compile=True,
             )
             run_folder = folder / f"{number}-{seed}"
-            bench = FinetuningBench(supernet, data, settings, run_folder, device)
+            bench = FinetuningBench(supernet, data, settings, run_folder, device, with_direct=False)
             for name, subnet in todo.items():
                 subnet = subnet.full_precision() if variant == FULL else subnet
                 outcome = bench.measure(name, subnet)

@@ -32,8 +32,8 @@ BATCH_SIZE = 256
 class Outcome:
     """One subnet's accuracies, shares in 0..1."""
 
-    direct_top1: float
-    """On the validation images, with the supernet's weights."""
+    direct_top1: float | None
+    """On the validation images, with the supernet's weights; None where nobody asked."""
     val_top1: float
     """On the validation images, of the best epoch of finetuning where there is any."""
     test_top1: float
@@ -134,7 +134,7 @@ class DirectBench(Bench):
 
 
 class FinetuningBench(Bench):
-    """Finetunes subnets under one recipe."""
+    """Finetunes subnets under one recipe; `with_direct` measures them before, too."""
 
     makes_weights = True
 
@@ -145,14 +145,15 @@ class FinetuningBench(Bench):
         settings: FinetuneSettings,
         folder: Path,
         device: torch.device,
+        with_direct: bool = True,
     ) -> None:
         super().__init__(supernet, data, folder, device, settings.n_workers, asdict(settings))
-        self.settings = settings
+        self.settings, self.with_direct = settings, with_direct
 
     def _measure(self, subnet: Subnet, working: Experiment) -> Outcome | None:
         arch = subnet.to_json() + "\n"
         distributed.from_first(lambda: files.write_text(working.dir / "arch", arch))
-        direct = self._top1(self._direct(subnet), "val")
+        direct = self._top1(self._direct(subnet), "val") if self.with_direct else None
         result = finetune(working, self.supernet, self.data, self.settings, self.device)
         if not result.finished:
             return None

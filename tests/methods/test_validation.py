@@ -35,8 +35,9 @@ def supernet(tmp_path):
 
 @pytest.fixture
 def bench(supernet, toy_data, tmp_path):
-    def make(settings=SETTINGS):
-        return FinetuningBench(supernet, toy_data, settings, tmp_path / "run", torch.device("cpu"))
+    def make(settings=SETTINGS, **options):
+        cpu = torch.device("cpu")
+        return FinetuningBench(supernet, toy_data, settings, tmp_path / "run", cpu, **options)
 
     return make
 
@@ -50,6 +51,12 @@ def test_what_was_measured_is_not_measured_again(bench, tmp_path):
     kept = tmp_path / "run" / "a.json"
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "test_top1": 0.125}))
     assert bench().measure("a", subnet).test_top1 == 0.125
+
+
+def test_direct_accuracy_is_left_out_where_nobody_asks(bench, tmp_path):
+    outcome = bench(with_direct=False).measure("a", smallest(PAPER_SPACE).with_bits(8))
+    assert outcome.direct_top1 is None
+    assert json.loads((tmp_path / "run" / "a.json").read_text())["direct_top1"] is None
 
 
 def test_direct_measurements_finetune_nothing(supernet, toy_data, tmp_path, bench):
