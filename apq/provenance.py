@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,18 @@ def write_card(path: str | Path, **facts: Any) -> None:
     """Write the card of a finished file: its hash, how it was made, and the facts given."""
     card = {"file": Path(path).name, "sha256": files.sha256(path), **facts, **provenance()}
     files.write_json(card_path(path), card)
+
+
+def figure_of(card: Mapping[str, Any], *names: str) -> float | None:
+    """Return the number under nested names of a card, None where there is no finite one.
+
+    Cards come from others, too, and are only told of: a damaged figure must not end a search.
+    """
+    value: Any = card
+    for name in names:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
 
 
 def read_card(path: str | Path) -> dict[str, Any]:

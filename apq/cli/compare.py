@@ -154,6 +154,7 @@ def _row(result: ContestResult) -> tuple[str, ...]:
 def _plain(result: ContestResult) -> dict:
     return {
         "experiment": result.contest.name,
+        "arch": result.contest.experiment.subnet().to_json(),
         "type": result.contest.cost.type,
         "constraint": result.contest.maximum,
         "unit": result.contest.cost.unit,

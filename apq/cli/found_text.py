@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from apq.cli.tables import format_table
+from apq.provenance import figure_of
 from methods.diagnostics import accuracy_rows, heaviest
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def accuracy_origin(job: Job) -> list[str]:
     card, image_size = job.accuracy.card, job.costs["latency"].image_size
     dataset, trained_at = card.get("dataset"), card.get("image_size")
     origin = f"learned on {dataset} at {trained_at} px" if dataset else "of unknown origin"
-    error = _expected_error(card.get("figures", {}))
+    error = _expected_error(card)
     if not dataset or trained_at == image_size:
         return [origin + error]
     return [
@@ -91,14 +92,21 @@ def accuracy_origin(job: Job) -> list[str]:
     ]
 
 
-def _expected_error(figures: dict[str, Any]) -> str:
+def _expected_error(card: Mapping[str, Any]) -> str:
     """Return how far off the prediction may be, as far as the predictor's card tells."""
-    # A search goes where a predictor is too hopeful: only what was searched says how much.
-    if latest := figures.get("searched", {}).get("latest"):
-        how = "hopeful" if latest["bias"] > 0 else "doubtful"
-        return f", {abs(latest['bias']):.1f} points too {how} about what was searched last"
-    rmse = figures.get("quantized, by transfer", {}).get("rmse")
-    return f", off by {rmse:.1f} points on random subnets held out" if rmse else ""
+    # A search goes where a predictor is too hopeful: what searches found says how much.
+    bias = figure_of(card, "figures", "searched", "last_round", "bias")
+    if bias is not None:
+        less, worse = ("less", "worse") if bias >= 0 else ("more", "better")
+        return (
+            f"; expect {abs(bias):.1f} points {less}: by so much the subnets that searches found "
+            f"last were {worse} than predicted"
+        )
+    for name, kind in (("searched", "searched"), ("quantized, by transfer", "random")):
+        rmse = figure_of(card, "figures", name, "rmse")
+        if rmse is not None:
+            return f", off by {rmse:.1f} points on {kind} subnets held out"
+    return ""
 
 
 def _rows(subnet: Subnet, layers: Sequence[CostRow]) -> Iterator[tuple]:

@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from methods.prediction.ensemble import fit_ensemble
     from methods.prediction.kinds import FULL, fit_all
     from methods.prediction.pairs import read_pairs, searched_path, split_pairs
+    from methods.prediction.searched import LAST_ROUND
     from methods.prediction.study import FIGURES, run_study, summarize, write_study
     from utils.ensemble import ENSEMBLE_NAME
     from utils.latency_predictor import LatencyPredictor
@@ -86,8 +87,9 @@ def run(args: argparse.Namespace) -> int:
     pairs_path = find_model(args.pairs)
     full, quantized = split_pairs(read_pairs(pairs_path))
     beside = searched_path(pairs_path)
-    searched_pairs = args.searched or (beside if beside.exists() else None)
-    searched = _read_searched(find_model(searched_pairs), pairs_path) if searched_pairs else {}
+    from_searches = find_model(args.searched) if args.searched else beside
+    there = args.searched or beside.exists()
+    searched = _read_searched(from_searches, pairs_path) if there else {}
     settings = FitSettings(
         n_epochs=args.n_epochs,
         lr=args.lr,
@@ -107,14 +109,15 @@ def run(args: argparse.Namespace) -> int:
         "pairs_sha256": files.sha256(pairs_path),
     }
     if searched:
-        facts["searched_sha256"] = files.sha256(searched_pairs)
+        facts["searched_sha256"] = files.sha256(from_searches)
     fits = fit_all(full, quantized, searched, settings, latency, device)
     print(format_table(HEADERS, [_row(name, fit) for name, fit in fits.by_name.items()]))
     figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.by_name.items()}
     if fits.about_searched:
         print(fits.about_searched)
-        figures["searched"] = fits.about_searched.figures()
-    for file, name in (("acc.pt", FULL), ("acc_quant.pt", fits.best)):
+        last_round = read_card(from_searches).get(LAST_ROUND)
+        figures["searched"] = {**fits.about_searched.figures(), LAST_ROUND: last_round}
+    for file, name in (("acc.pt", FULL), ("acc_quant.pt", fits.to_search_with)):
         path = args.out_dir / file
         fits.by_name[name].predictor.save(path)
         write_card(path, **facts, figures=figures)
@@ -148,7 +151,7 @@ def _read_searched(path: Path, pairs: Path) -> dict[Subnet, float]:
 
     searched, cards = read_pairs(path), (read_card(path), read_card(pairs))
     for name in MEASURED_ALIKE:
-        own, other = (card.get(name) for card in cards)
+        own, other = (card.get(name, "unknown") for card in cards)
         if own != other:
             raise ApqError(
                 f"{path} was measured with {name} {own}, {pairs} with {other}: measure one of "

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,10 @@ class Quota:
     draw: Callable[[int], Iterator[Subnet]]
     """Given how many there are, yields distinct subnets without end; those that are there are
     skipped."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """For the card: what draws them now, which may change from one sitting to the next."""
+    facts: Callable[[Mapping[Subnet, float]], Mapping[str, Any]] = lambda new: {}
+    """Given the pairs measured in this sitting, one or more: what the card says of it."""
+    fact_names: tuple[str, ...] = ()
+    """Those of `facts`, which stay as they are in a sitting that measures nothing."""
 
 
 def random_quotas(space: SearchSpace, n_full: int, n_quantized: int, seed: int) -> list[Quota]:
@@ -129,7 +131,7 @@ def collect(
     pairs = distributed.from_first(read)
     statistics = bn_batches(data, n_bn_images, batch_size, device, seed, n_workers)
     images = validation_batches(data, n_val_images, batch_size, n_workers)
-    stopped, n_before = False, len(pairs)
+    stopped, before = False, set(pairs)
     with deferred_interrupt() as interrupted:
         for quota in quotas:
             have = sum(map(quota.includes, pairs))
@@ -149,14 +151,23 @@ def collect(
             if stopped:
                 break
         noise = distributed.from_first(lambda: _known_noise(path, n_noise))
-        if n_noise and pairs and not stopped and (len(pairs) > n_before or not noise):
+        if n_noise and pairs and not stopped and (len(pairs) > len(before) or not noise):
             others = bn_batches(data, n_bn_images, batch_size, device, seed + 1, n_workers)
             points = noise_floor(net, pairs, n_noise, others, images)
             noise = {"noise_points": points, "n_noise": n_noise}
     if log:
-        facts = {name: fact for quota in quotas for name, fact in quota.facts.items()}
-        log.finish((time.perf_counter() - started) / 60, **noise, **facts)
+        new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
+        said = _said(path, quotas, new)
+        log.finish((time.perf_counter() - started) / 60, **noise, **said)
     return not stopped
+
+
+def _said(path: Path, quotas: Sequence[Quota], new: Mapping[Subnet, float]) -> dict[str, Any]:
+    """Return what the quotas say of this sitting, or said of the last one that measured any."""
+    if new:
+        return {name: fact for quota in quotas for name, fact in quota.facts(new).items()}
+    card = read_card(path)
+    return {name: card[name] for quota in quotas for name in quota.fact_names if name in card}
 
 
 def _known_noise(path: Path, n_noise: int) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -142,8 +141,10 @@ def quality(
 
 def need_scipy() -> None:
     """Raise ApqError when scipy, which rank correlations need, is missing."""
-    if importlib.util.find_spec("scipy") is None:
-        raise ApqError("rank correlations need scipy: pip install 'apq[train]'")
+    try:
+        from scipy import stats  # noqa: F401
+    except ImportError:
+        raise ApqError("rank correlations need scipy: pip install 'apq[train]'") from None
 
 
 def kendall_and_spearman(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import torch
 
 from apq.subnet import Subnet
 from methods.prediction.fit import Fit, GenesFn, fit
-from methods.prediction.pairs import hold_out, split_latest
+from methods.prediction.pairs import hold_out
 from methods.prediction.searched import SearchedQuality, searched_quality
 from methods.prediction.settings import FitSettings
 
@@ -20,33 +20,26 @@ TRANSFER, SEARCHED = "quantized, by transfer", "quantized, with searched pairs"
 
 @dataclass(frozen=True, kw_only=True)
 class AboutSearched:
-    """How right predictors are about searched subnets that they have not learned from."""
+    """How right predictors are about searched subnets that were held out, some of every round."""
 
     n_held_out: int
-    held_out: SearchedQuality
-    """Of the shipped kind, about some of each round of searches."""
+    own: SearchedQuality
+    """Of the predictor that has learned from the other ones."""
     without: SearchedQuality
-    """Of one that has learned from random subnets alone, about the same."""
-    n_latest: int
-    latest: SearchedQuality
-    """Of one that has learned from the earlier ones, about those that were found last. This is
-    what to expect of the next search."""
+    """Of the one that has learned from random subnets alone."""
 
     def __str__(self) -> str:
         return (
-            f"about {self.n_held_out} searched subnets held out: {self.held_out}; the one that has "
-            f"learned from random subnets alone is {self.without}\n"
-            f"about the {self.n_latest} that were found last: one that has learned from those "
-            f"before them is {self.latest}; expect that of the next search"
+            f"about {self.n_held_out} searched subnets held out: {self.own}; the one that has "
+            f"learned from random subnets alone is {self.without}"
         )
 
     def figures(self) -> dict[str, Any]:
         """Return all of it as plain values."""
         return {
             "n_held_out": self.n_held_out,
-            **asdict(self.held_out),
+            **asdict(self.own),
             "without": asdict(self.without),
-            "latest": {"n": self.n_latest, **asdict(self.latest)},
         }
 
 
@@ -59,8 +52,8 @@ class AllFits:
     about_searched: AboutSearched | None
 
     @property
-    def best(self) -> str:
-        """The name of the quantized kind to search with."""
+    def to_search_with(self) -> str:
+        """The name of the quantized kind that knows what searches find, where there is one."""
         return SEARCHED if SEARCHED in self.by_name else TRANSFER
 
 
@@ -72,7 +65,7 @@ def fit_all(
     cost_fn: GenesFn,
     device: torch.device | str = "cpu",
 ) -> AllFits:
-    """Train all kinds on pairs of accuracies in %; `searched` are in the order they were found.
+    """Train all kinds on pairs of accuracies in %; `searched` are of subnets that searches found.
 
     Raises ApqError when there are too few pairs to hold some out.
     """
@@ -88,12 +81,9 @@ def fit_all(
         return AllFits(by_name=fits, besides={}, about_searched=None)
     besides, judged = hold_out(searched, settings.held_out, settings.seed)
     fits[SEARCHED] = transfer(besides)
-    earlier, latest = split_latest(searched, settings.held_out)
     about = AboutSearched(
         n_held_out=len(judged),
-        held_out=searched_quality(fits[SEARCHED].predictor, judged),
+        own=searched_quality(fits[SEARCHED].predictor, judged),
         without=searched_quality(fits[TRANSFER].predictor, judged),
-        n_latest=len(latest),
-        latest=searched_quality(transfer(earlier).predictor, latest),
     )
     return AllFits(by_name=fits, besides=besides, about_searched=about)

@@ -60,15 +60,6 @@ def hold_out(
     return dict(map(items.__getitem__, train)), dict(map(items.__getitem__, held_out))
 
 
-def split_latest(
-    pairs: Mapping[Subnet, float], share: float
-) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
-    """Split pairs into those measured first and the share, two or more, measured last."""
-    items = list(pairs.items())
-    n_earlier = len(items) - max(2, round(share * len(items)))
-    return dict(items[:n_earlier]), dict(items[n_earlier:])
-
-
 def as_arrays(pairs: Mapping[Subnet, float], space: SearchSpace) -> tuple[np.ndarray, np.ndarray]:
     """Return genes (N, n_genes) and accuracies (N,) in 0..1."""
     return space.encode(pairs), np.array(list(pairs.values())) / 100

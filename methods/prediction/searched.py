@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
 
 TYPES = ("latency", "energy")
+LAST_ROUND = "last_round"
+"""Where a card says how right the predictor was about what it found last, before it learned from
+that: so right it is about the next search."""
 # Where between the cheapest subnet and the dearest, on a logarithmic scale, budgets are drawn:
 # next to the ends there are few subnets.
 SHARES = (0.02, 0.8)
@@ -40,12 +44,17 @@ def searched_quota(predictor: AccuracyPredictor, image_size: int, n: int, seed: 
         while True:
             yield distributed.from_first(lambda: next(found))
 
+    def facts(new: Mapping[Subnet, float]) -> dict[str, Any]:
+        quality = asdict(searched_quality(predictor, new))
+        return {"predictor_sha256": predictor.sha256, LAST_ROUND: {"n_found": len(new), **quality}}
+
     return Quota(
         what="searched pairs",
         wanted=n,
         includes=lambda _: True,
         draw=draw,
-        facts={"predictor_sha256": predictor.sha256},
+        facts=facts,
+        fact_names=("predictor_sha256", LAST_ROUND),
     )
 
 

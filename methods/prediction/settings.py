@@ -19,7 +19,7 @@ class FitSettings:
     """Of AdamW. With few pairs, a predictor that fits them closely is the one whose errors a
     search finds: less decay or more steps made the subnets found worse, not better."""
     held_out: float = 0.2
-    """Share of the pairs that the figures come from; no predictor ever sees them."""
+    """Share of the pairs that the figures come from; the predictors do not learn from them."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -48,6 +48,8 @@ class Bench(ABC):
 
     makes_weights = False
     """Whether measuring makes weights that an experiment may keep."""
+    with_direct = True
+    """Whether direct accuracy is asked for."""
 
     def __init__(
         self,
@@ -95,7 +97,8 @@ class Bench(ABC):
             content = files.read_json(path)
             if content.pop("arch") != arch:
                 raise ApqError(f"{path} is of another subnet: remove {self.folder} to begin anew")
-            return None if lacks_weights() else content
+            lacks_direct = self.with_direct and content["direct_top1"] is None
+            return None if lacks_weights() or lacks_direct else content
 
         if earlier := distributed.from_first(known):
             return Outcome(**earlier)

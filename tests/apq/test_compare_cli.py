@@ -40,6 +40,7 @@ def test_compare_finetunes_and_tells_how_direct_accuracy_ranks(place, call, monk
     assert "of 2 random subnets: Kendall tau" in out
     (result,) = json.loads((place / "models" / "comparison.json").read_text())
     assert len(result["random"]) == 2
+    assert result["arch"] == Experiment.open(place / "exps" / "found").subnet().to_json()
     assert read_card(place / "models" / "comparison.json")["correlation"]["n_subnets"] == 2
     assert Experiment.open(place / "exps" / "found").best_checkpoint.exists()
 

@@ -44,7 +44,14 @@ def test_collect_measures_random_and_searched_subnets(home, call):
     assert collect(2)[0] == 0
     assert next(iter(read_pairs(path))) == first
     assert len(read_pairs(path)) == 2
-    assert read_card(path)["predictor_sha256"] == files.sha256(home / "models" / "acc_quant.pt")
+    card = read_card(path)
+    assert card["predictor_sha256"] == files.sha256(home / "models" / "acc_quant.pt")
+    assert card["last_round"]["n_found"] == 1
+    # A sitting that finds nothing leaves what was said of the last one that did.
+    AccuracyPredictor().save(home / "models" / "acc_quant.pt")
+    assert collect(2)[0] == 0
+    for name in ("predictor_sha256", "last_round"):
+        assert read_card(path)[name] == card[name]
     for name in ("supernet_sha256", "n_bn_images", "n_images", "dataset"):
         assert read_card(path)[name] == read_card(home / "models" / "pairs.json")[name]
 
@@ -71,15 +78,16 @@ def test_a_predictor_of_something_else_is_refused_first(home, call, quantized, d
 def pairs(home):
     """Files of random and of searched pairs, whose accuracies grow with every gene."""
 
-    def write(name, subnets):
+    def write(name, subnets, **facts):
         genes = PAPER_SPACE.canonical(PAPER_SPACE.encode(subnets))
         write_pairs(name, dict(zip(subnets, 70 + genes.sum(1) / 40, strict=True)))
-        write_card(name, dataset="digits", image_size=64, supernet_sha256="a" * 64)
+        write_card(name, dataset="digits", image_size=64, supernet_sha256="a" * 64, **facts)
 
     full = itertools.islice(draw_subnets(PAPER_SPACE, 0, False), 20)
     quantized = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 30))
     write(home / "models" / "pairs.json", [*full, *quantized[:20]])
-    write(home / "models" / "pairs-searched.json", quantized[20:])
+    last_round = {"n_found": 10, "rmse": 2.5, "bias": 2.25}
+    write(home / "models" / "pairs-searched.json", quantized[20:], last_round=last_round)
     return home / "models"
 
 
@@ -95,10 +103,8 @@ def test_a_predictor_learns_from_searched_pairs_too_and_says_how_right_it_is(pai
     assert figures["rmse"] != figures["without"]["rmse"]
     assert card["searched_sha256"] == files.sha256(pairs / "pairs-searched.json")
     _, out, _ = call("search", "--exp_name=x", "--constraint=12", "--type=latency")
-    latest = figures["latest"]
-    assert latest["n"] == 2
-    how = "hopeful" if latest["bias"] > 0 else "doubtful"
-    assert f"{abs(latest['bias']):.1f} points too {how} about what was searched last" in out
+    assert figures["last_round"] == {"n_found": 10, "rmse": 2.5, "bias": 2.25}
+    assert "expect 2.2 points less: by so much the subnets that searches found last were" in out
 
 
 def test_without_searched_pairs_nothing_is_said_of_them(pairs, call):
@@ -111,7 +117,7 @@ def test_without_searched_pairs_nothing_is_said_of_them(pairs, call):
     assert "points on random subnets held out" in out
 
 
-@pytest.mark.parametrize("change", [{"supernet_sha256": "b" * 64}, {"image_size": 96}])
+@pytest.mark.parametrize("change", [{"supernet_sha256": "b" * 64}, {"image_size": 96}, {"seed": 1}])
 def test_pairs_that_were_measured_otherwise_are_not_mixed_in(pairs, call, change):
     path = pairs / "pairs-searched.json"
     write_card(
@@ -135,3 +141,24 @@ def test_too_few_searched_pairs_are_left_out_and_a_missing_file_is_named(pairs, 
     status, _, err = call("predictor", "--n_epochs=2", "--searched=nowhere.json")
     assert status == 2
     assert "cannot read nowhere.json" in err
+
+
+@pytest.mark.parametrize(
+    ("figures", "text"),
+    [
+        (None, "at 64 px\n"),
+        ([1], "at 64 px\n"),
+        ({"searched": None}, "at 64 px\n"),
+        ({"searched": {"rmse": 0.52}}, "off by 0.5 points on searched subnets held out"),
+        ({"searched": {"last_round": {"bias": "?"}}}, "at 64 px\n"),
+        ({"searched": {"last_round": {"bias": -1.26}}}, "expect 1.3 points more: "),
+        ({"quantized, by transfer": {"rmse": float("nan")}}, "at 64 px\n"),
+    ],
+)
+def test_whatever_a_card_says_the_search_ends_well(home, call, figures, text):
+    path = home / "models" / "acc_quant.pt"
+    write_card(path, dataset="digits", image_size=64, figures=figures)
+    flags = ("--type=latency", "--image_size=64", "--constraint=2", "--generations=2")
+    status, out, err = call("search", "--exp_name=x", *flags)
+    assert status == 0, err
+    assert text in out

@@ -13,7 +13,7 @@ from apq.subnet import largest, smallest
 from methods.prediction.collect import draw_subnets
 from methods.prediction.fit import fit
 from methods.prediction.kinds import fit_all
-from methods.prediction.pairs import hold_out, split_latest
+from methods.prediction.pairs import hold_out
 from methods.prediction.searched import searched_quality, searched_quota, searched_subnets
 from methods.prediction.settings import FitSettings
 from utils.accuracy_predictor import AccuracyPredictor
@@ -90,30 +90,38 @@ def test_a_share_is_held_out_the_same_each_time():
     assert set(hold_out(pairs, 0.3, seed=2)[1]) != set(held_out)
 
 
-def test_the_latest_are_split_off_in_order():
-    pairs = dict.fromkeys(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 10), 80.0)
-    earlier, latest = split_latest(pairs, 0.3)
-    assert list(earlier | latest) == list(pairs)
-    assert len(latest) == 3
-    assert len(split_latest(pairs, 0.01)[1]) == 2
-
-
-def test_what_was_found_last_tells_what_to_expect_of_the_next_search():
-    # All subnets are alike, until searches find some that are twenty points worse.
+def test_the_kind_that_has_learned_from_searches_is_searched_with_and_judged_by_them():
+    # All subnets are alike, but for those that searches find, which are five points worse.
     def alike(subnets, top1=80.0):
         return {subnet: top1 + 0.1 * (i % 3) for i, subnet in enumerate(subnets)}
 
-    quantized = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 60))
+    quantized = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 40))
     full = alike(itertools.islice(draw_subnets(PAPER_SPACE, 0, False), 20))
-    random = alike(quantized[:20])
-    searched = alike(quantized[20:52]) | alike(quantized[52:], 60.0)
+    random, searched = alike(quantized[:20]), alike(quantized[20:], 75.0)
     settings = FitSettings(n_epochs=40)
-    fits = fit_all(full, random, searched, settings, lambda genes: genes.sum(1))
+
+    def cost(genes):
+        return genes.sum(1)
+
+    fits = fit_all(full, random, searched, settings, cost)
+    assert fits.to_search_with == "quantized, with searched pairs"
+    assert len(fits.besides) == 16
     about = fits.about_searched
-    assert about.n_latest == 8
-    assert about.latest.bias == pytest.approx(20, abs=1)
-    assert about.held_out.bias < 10
-    assert fits.best == "quantized, with searched pairs"
-    without = fit_all(full, random, {}, settings, lambda genes: genes.sum(1))
+    assert about.n_held_out == 4
+    assert about.without.bias == pytest.approx(5, abs=0.5)
+    assert abs(about.own.bias) < about.without.bias - 1
+    without = fit_all(full, random, {}, settings, cost)
     assert without.about_searched is None
-    assert without.best == "quantized, by transfer"
+    assert without.to_search_with == "quantized, by transfer"
+
+
+def test_a_round_tells_how_right_the_predictor_was_before_it_learned(predictor, found):
+    quota = searched_quota(predictor, 64, 9, seed=3)
+    genes = PAPER_SPACE.encode(found[:2])
+    predicted = 100 * predictor.predict(genes)
+    new = dict(zip(found[:2], [predicted[0] - 3, predicted[1] + 1], strict=True))
+    said = quota.facts(new)
+    assert set(said) == set(quota.fact_names)
+    assert said["last_round"]["n_found"] == 2
+    assert said["last_round"]["bias"] == pytest.approx(1.0, abs=1e-3)
+    assert said["last_round"]["rmse"] == pytest.approx(5**0.5, abs=1e-3)

@@ -57,6 +57,9 @@ def test_direct_accuracy_is_left_out_where_nobody_asks(bench, tmp_path):
     outcome = bench(with_direct=False).measure("a", smallest(PAPER_SPACE).with_bits(8))
     assert outcome.direct_top1 is None
     assert json.loads((tmp_path / "run" / "a.json").read_text())["direct_top1"] is None
+    asked = bench().measure("a", smallest(PAPER_SPACE).with_bits(8))
+    assert 0 <= asked.direct_top1 <= 1
+    assert asked.test_top1 == outcome.test_top1
 
 
 def test_direct_measurements_finetune_nothing(supernet, toy_data, tmp_path, bench):
