@@ -10,16 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from apq import Experiment, files
-from apq.provenance import read_card
+from apq import Experiment
 from imagenet_codebase.run_manager.finetune import load_trained
-from methods.prediction.pairs import read_pairs, split_pairs
-from utils import checkpoint
 from utils.latency_predictor import LatencyPredictor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-MODELS = REPOSITORY / "models"
-SHIPPED = {"cifar10": MODELS, "digits": MODELS / "digits"}
 
 
 def run(script, *flags, cwd):
@@ -87,46 +82,6 @@ def test_an_energy_search(workplace):
     run("search.py", "--exp_name=green", "--constraint=9.14", "--type=energy", cwd=folder)
     subnet = Experiment.open(folder / "exps" / "green").subnet()
     assert LatencyPredictor("energy").predict([subnet])[0] <= 9.14
-
-
-@pytest.mark.parametrize("name", ["supernet.pth.tar", "pairs.json", "acc.pt", "acc_quant.pt"])
-@pytest.mark.parametrize("dataset", SHIPPED)
-def test_every_shipped_model_has_a_true_card(dataset, name):
-    path = SHIPPED[dataset] / name
-    card = read_card(path)
-    assert card["sha256"] == files.sha256(path)
-    assert (card["dataset"], card["image_size"]) == (dataset, 64)
-    assert {"seed", "command", "date"} <= set(card)
-
-
-@pytest.mark.parametrize("folder", SHIPPED.values(), ids=SHIPPED)
-def test_the_shipped_pairs_and_predictors_belong_together(folder):
-    full, quantized = split_pairs(read_pairs(folder / "pairs.json"))
-    assert len(full) >= 100
-    assert len(quantized) >= 200
-    pairs_hash = files.sha256(folder / "pairs.json")
-    for name in ("acc.pt", "acc_quant.pt"):
-        card = read_card(folder / name)
-        assert card["pairs_sha256"] == pairs_hash
-        assert card["figures"]["quantized, by transfer"]["n_held_out"] > 0
-    supernet_hash = files.sha256(folder / "supernet.pth.tar")
-    assert read_card(folder / "pairs.json")["supernet_sha256"] == supernet_hash
-
-
-def test_the_shipped_searched_pairs_belong_to_the_rest():
-    path = MODELS / "pairs-searched.json"
-    assert len(read_pairs(path)) >= 100
-    assert read_card(MODELS / "acc_quant.pt")["searched_sha256"] == files.sha256(path)
-    supernet_hash = files.sha256(MODELS / "supernet.pth.tar")
-    assert read_card(path)["supernet_sha256"] == supernet_hash
-
-
-@pytest.mark.parametrize("folder", SHIPPED.values(), ids=SHIPPED)
-def test_shipped_models_hold_no_traces_of_a_machine(folder):
-    for path in folder.glob("*.json"):
-        assert "/home" not in path.read_text()
-        assert "/tmp" not in path.read_text()
-    assert set(checkpoint.load(folder / "supernet.pth.tar")) == {"state_dict"}
 
 
 def test_a_front_of_bits_for_the_found_architecture(workplace):
