@@ -2,11 +2,11 @@
 
 python -m benchmarks.recipes --data_dir DIR --exp_names A,B --out FILE.csv [--only w4a4]
     [--dataset cifar10] [--n_epochs 1] [--epoch_images 15000] [--batch_size 64] [--seeds 3]
-    [--folder DIR]
+    [--first N] [--folder DIR]
 
 Every variant finetunes the subnets of the experiments (`searched`) and the same architectures with
 4 bits everywhere (`w4a4`), or one of these kinds only; `full precision` is an architecture without
-quantization. Goes on where it was stopped. The figures are test accuracies: mean and standard
+quantization; `--first 3` leaves out what the best recipe is made of. Goes on where it was stopped. The figures are test accuracies: mean and standard
 deviation over the seeds. `torchrun --nproc_per_node=2 -m benchmarks.recipes ...` shares the work.
 """
 
@@ -85,6 +85,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epoch_images", type=int, default=15_000)
     parser.add_argument("--batch_size", type=int, default=64, help="images a step of each process")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, metavar="N", help="only the first N variants")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folder", type=Path, help="what was measured so far; default OUT.run")
     return parser.parse_args()
@@ -96,9 +97,10 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     supernet = find_supernet(args.supernet, data.name)
     folder = args.folder or args.out.with_name(args.out.name + ".run")
     todo = subnets(args.exp_names, args.only)
+    variants = dict(list(VARIANTS.items())[: args.first])
     results: dict[tuple[str, str], list[float]] = {}
     for seed in range(args.seeds):
-        for number, (variant, options) in enumerate(VARIANTS.items()):
+        for number, (variant, options) in enumerate(variants.items()):
             settings = FinetuneSettings(
                 **options,
                 n_epochs=args.n_epochs,
@@ -127,7 +129,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
             variant,
             *(f"{np.mean(v):.2f} ± {np.std(v):.2f}" for v in (results[variant, n] for n in todo)),
         )
-        for variant in VARIANTS
+        for variant in variants
     ]
     print(format_table(("recipe", *todo), rows))
 
