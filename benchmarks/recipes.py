@@ -6,8 +6,9 @@ python -m benchmarks.recipes --data_dir DIR --exp_names A,B --out FILE.csv [--on
 
 Every variant finetunes the subnets of the experiments (`searched`) and the same architectures with
 4 bits everywhere (`w4a4`), or one of these kinds only; `full precision` is an architecture without
-quantization; `--first 3` leaves out what the best recipe is made of. Goes on where it was stopped. The figures are test accuracies: mean and standard
-deviation over the seeds. `torchrun --nproc_per_node=2 -m benchmarks.recipes ...` shares the work.
+quantization. `--first 3` leaves out what the best recipe is made of. Goes on where it was stopped.
+The figures are test accuracies: mean and standard deviation over the seeds.
+`torchrun --nproc_per_node=2 -m benchmarks.recipes ...` shares the work.
 """
 
 from __future__ import annotations
