@@ -50,7 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "best, lsq for the layer": {**BEST, "quantizer": "lsq"},
     "best, and a teacher": {**BEST, "distill": 0.5},
     "best, no average": without("ema"),
-    "best, no fresh batch statistics": without("reset_bn"),
+    "best, fresh batch statistics": {**BEST, "reset_bn": True},
 }
 
 

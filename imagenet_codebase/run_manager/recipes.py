@@ -38,7 +38,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr": 0.01,
         "warmup_epochs": 0.2,
         "ema": 0.998,
-        "reset_bn": True,
         "grad_clip": 5.0,
     },
 }

@@ -135,8 +135,9 @@ def test_a_switch_can_be_turned_off_and_set_in_a_file(tmp_path):
     (tmp_path / "c.yaml").write_text("reset_bn: true\n")
     config = f"--config={tmp_path / 'c.yaml'}"
     assert parser.parse(["--exp_name=x", config]).reset_bn is True
-    assert recipe(parser.parse(["--exp_name=x", "--recipe=best", "--no-reset_bn"])) == replace(
-        FinetuneSettings(**RECIPES["best"]), reset_bn=False
+    assert recipe(parser.parse(["--exp_name=x", config, "--no-reset_bn"])).reset_bn is False
+    assert recipe(parser.parse(["--exp_name=x", "--recipe=best", "--reset_bn"])) == replace(
+        FinetuneSettings(**RECIPES["best"]), reset_bn=True
     )
 
 
