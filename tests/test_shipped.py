@@ -81,7 +81,8 @@ def test_an_experiment_is_shipped_for_each_budget_of_the_comparison():
         assert len(contest["random"]) == RECIPE["n_random"]
     card = read_card(MODELS / "comparison.json")
     assert card["supernet_sha256"] == files.sha256(MODELS / "supernet.pth.tar")
-    assert {**RECIPE, **card["settings"]}["lr"] == RECIPE["lr"]
+    for name in ("epoch_images", "batch_size", "lr", "reset_bn"):
+        assert card["settings"][name] == RECIPE[name]
     assert_no_machine(MODELS / "comparison.json.card.json")
 
 
