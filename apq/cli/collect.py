@@ -16,11 +16,8 @@ from apq.paths import find_in
 from apq.provenance import read_card
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
-    from apq.subnet import Subnet
     from imagenet_codebase.data_providers import DataProvider
     from utils.accuracy_predictor import AccuracyPredictor
 
@@ -79,7 +76,7 @@ def _collect(args: argparse.Namespace, device: torch.device) -> int:
     from imagenet_codebase.run_manager import distributed
     from imagenet_codebase.run_manager.finetune import knows_classes_of
     from methods.prediction.collect import collect, random_quotas
-    from methods.prediction.pairs import read_pairs, searched_path
+    from methods.prediction.pairs import searched_path
     from methods.prediction.searched import searched_quota
 
     data = open_data(args)
@@ -102,11 +99,10 @@ def _collect(args: argparse.Namespace, device: torch.device) -> int:
     finished = collect(net, data, args.out, quotas, facts, n_noise=args.n_noise, **how)
     if finished and predictor:
         path = searched_path(args.out)
-        known = distributed.from_first(lambda: read_pairs(path) if path.exists() else {})
         quota = searched_quota(predictor, data.image_size, args.n_searched, args.seed)
         finished = collect(net, data, path, [quota], facts, **how)
         if distributed.is_first():
-            _tell_searched(path, predictor, known)
+            _tell_searched(path)
     if not finished:
         print(f"stopped; the same command goes on from {args.out.parent}")
         return 130
@@ -130,15 +126,13 @@ def _predictor(given: Path, data: DataProvider) -> AccuracyPredictor:
     return predictor
 
 
-def _tell_searched(path: Path, predictor: AccuracyPredictor, known: Mapping[Subnet, float]) -> None:
-    """Print how right the predictor was about what was found with it."""
-    from methods.prediction.pairs import read_pairs
-    from methods.prediction.searched import searched_quality
+def _tell_searched(path: Path) -> None:
+    """Print how right the predictor was about what was found with it last."""
+    from methods.prediction.searched import LAST_ROUND, SearchedQuality
 
-    new = {subnet: top1 for subnet, top1 in read_pairs(path).items() if subnet not in known}
-    if new:
-        quality = searched_quality(predictor, new)
-        print(f"about the {len(new)} subnets that it found the predictor was {quality}")
+    if last := read_card(path).get(LAST_ROUND):
+        quality = SearchedQuality(rmse=last["rmse"], bias=last["bias"])
+        print(f"about the {last['n_found']} subnets found last the predictor was {quality}")
     print(f"pairs from searches: {path}")
 
 

@@ -36,7 +36,7 @@ def test_collect_measures_random_and_searched_subnets(home, call):
     status, out, err = collect(1)
     assert status == 0, err
     assert "pairs: models/pairs.json" in out
-    assert "about the 1 subnets that it found the predictor was off by" in out
+    assert "about the 1 subnets found last the predictor was off by" in out
     assert len(read_pairs(home / "models" / "pairs.json")) == 2
     path = home / "models" / "pairs-searched.json"
     (first,) = read_pairs(path)
