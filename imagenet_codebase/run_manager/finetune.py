@@ -135,6 +135,7 @@ def finetune(
     if trainer.resume():
         print(f"going on after epoch {trainer.epoch}, step {trainer.next_step}", flush=True)
     else:
+        trainer.set_best_aside()
         initial_top1 = validate()["val_top1"]
         print(f"before finetuning: val_top1 {initial_top1:.2%}", flush=True)
     finished = trainer.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -31,6 +32,7 @@ from utils import checkpoint
 # the step, so that whatever is drawn at random is the same after a resume.
 Step = Callable[[torch.Tensor, torch.Tensor, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]]
 
+EARLIER_NAME = "model_best.earlier.pth.tar"
 # What may differ between a run and its resumption: it changes no weight, or by rounding only.
 FREE_SETTINGS = ("n_workers", "save_every_s", "save_every", "compile")
 LOG_EVERY = 20  # steps between two looks at the loss: each one waits for the device
@@ -164,6 +166,13 @@ class Trainer:
         if before != now:
             self.next_step = self.next_step * before // now
             print(f"note: saved by {before} processes, going on with {now}: batches change")
+
+    def set_best_aside(self) -> None:
+        """Keep weights that no state here belongs to, such as shipped ones, under another name."""
+        if distributed.is_first() and self.best_path.exists():
+            kept = self.best_path.with_name(EARLIER_NAME)
+            os.replace(self.best_path, kept)
+            print(f"note: the weights that were there are kept as {kept}", flush=True)
 
     def forget(self) -> None:
         """Drop an earlier run: its states, its best and its reports."""

@@ -77,6 +77,23 @@ def test_finetuning_learns_and_its_folder_reads_back(
     assert not seen  # a run that is killed in its first epoch must not show the old one's best
 
 
+def test_weights_without_a_state_to_go_on_from_are_kept(
+    experiment, supernet_file, toy_data, capsys
+):
+    best = experiment.best_checkpoint
+    best.parent.mkdir(parents=True)
+    best.write_bytes(b"shipped")
+    one_epoch = replace(SETTINGS, n_epochs=1)
+    assert finetune(experiment, supernet_file, toy_data, one_epoch, CPU).finished
+    kept = best.with_name("model_best.earlier.pth.tar")
+    assert kept.read_bytes() == b"shipped"
+    assert f"kept as {kept}" in capsys.readouterr().out
+    assert load_trained(experiment).facts["dataset"] == "toy"
+    # What this run made is its own: a second call goes on from it.
+    finetune(experiment, supernet_file, toy_data, one_epoch, CPU)
+    assert kept.read_bytes() == b"shipped"
+
+
 def test_another_number_of_classes_gets_a_new_classifier(
     experiment, supernet_file, toy_data, capsys
 ):
