@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from imagenet_codebase.data_providers import DataProvider
 
 
-def add_data(parser: Parser, default: str | None, size_flag: str = "--image_size") -> None:
+def add_data(
+    parser: Parser, default: str | None, size_flag: str = "--image_size", trains: bool = False
+) -> None:
     """Add the flags; `default` None leaves the choice of the data set to the command."""
     group = parser.add_argument_group("data")
     group.add_argument(
@@ -32,6 +34,12 @@ def add_data(parser: Parser, default: str | None, size_flag: str = "--image_size
     )
     group.add_argument("--n_workers", type=whole_number(0), default=0, help="decoding processes")
     group.add_argument("--download", action="store_true", help="fetch CIFAR-10 where missing")
+    if trains:
+        group.add_argument(
+            "--randaugment",
+            action="store_true",
+            help="change training images by RandAugment too: for many epochs",
+        )
 
 
 def open_data(
@@ -48,5 +56,6 @@ def open_data(
         args.dataset or dataset,
         root=args.data_dir,
         image_size=args.data_image_size or image_size,
+        randaugment=getattr(args, "randaugment", False),
         download=args.download,
     )

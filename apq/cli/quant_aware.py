@@ -25,7 +25,7 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument("--restart", action="store_true", help="drop an earlier run and begin anew")
     add_nproc(parser)
     add_recipe(parser)
-    add_data(parser, default="imagenet")
+    add_data(parser, default="imagenet", trains=True)
     cli.add_common(parser)
     return parser
 

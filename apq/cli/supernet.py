@@ -77,7 +77,7 @@ def make_parser(prog: str) -> cli.Parser:
     )
     parser.add_argument("--restart", action="store_true", help="drop an earlier run and begin anew")
     add_nproc(parser)
-    add_data(parser, default="digits")
+    add_data(parser, default="digits", trains=True)
     cli.add_common(parser)
     return parser
 
@@ -136,6 +136,7 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
         image_size=data.image_size,
         class_names=list(data.class_names),
         seed=args.seed,
+        randaugment=args.randaugment,
         settings=asdict(settings),
         test={name: round(value, 4) for name, value in tested.items()},
         history=[{name: round(value, 4) for name, value in row.items()} for row in history],

@@ -40,6 +40,7 @@ def open_dataset(
     image_size: int | None = None,
     seed: int = 0,
     augment: bool = True,
+    randaugment: bool = False,
     val_size: int | None = None,
     download: bool = False,
 ) -> DataProvider:
@@ -73,7 +74,7 @@ def open_dataset(
         name=name,
         image_size=image_size,
         class_names=opened.class_names,
-        train=replace(train, augment=augment),
+        train=replace(train, augment=augment, randaugment=randaugment),
         train_unaugmented=train,
         val=val,
         test=opened.test,

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from apq.errors import ApqError
 from imagenet_codebase.data_providers.normalization import Normalization
+from imagenet_codebase.data_providers.randaugment import randaugment
 
 
 class ImageSource(Protocol):
@@ -37,6 +38,8 @@ class Split(Dataset):
     indices: np.ndarray
     """Which images of the source belong to the split, shape (N,)."""
     augment: bool = False
+    randaugment: bool = False
+    """Change augmented images further, by RandAugment."""
     seed: int = 0
     epoch: int = 0
 
@@ -64,7 +67,11 @@ class Split(Dataset):
         """
         indices = self.indices[np.asarray(positions)]
         key = (self.seed, self.epoch) if self.augment else None
-        return self.source.batch(indices, key), torch.from_numpy(self.source.labels[indices])
+        pixels = self.source.batch(indices, key)
+        if key is not None and self.randaugment:
+            seeds = (np.random.SeedSequence((5, *key, index)) for index in indices.tolist())
+            pixels = randaugment(pixels, (int(seed.generate_state(1)[0]) for seed in seeds))
+        return pixels, torch.from_numpy(self.source.labels[indices])
 
     def at(self, seed: int, epoch: int) -> Split:
         """Return the split as it looks in one epoch; only augmentation depends on it."""

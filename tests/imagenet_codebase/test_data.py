@@ -151,6 +151,13 @@ def test_augmentation_depends_on_the_epoch_and_the_image_alone(name, photos, cif
     assert not torch.equal(unaugmented, whole)
     plain = open_dataset(name, root, image_size=32, val_size=4, augment=False)
     assert torch.equal(plain.train.at(1, 2).batch(range(6))[0], unaugmented)
+    further = open_dataset(name, root, image_size=32, val_size=4, randaugment=True)
+    changed, _ = further.train.at(1, 1).batch(range(6))
+    assert torch.equal(further.train.at(1, 1)[4][0], changed[4])
+    assert not torch.equal(further.train.at(1, 2).batch(range(6))[0], changed)
+    assert not torch.equal(changed, whole)
+    assert torch.equal(further.train_unaugmented.at(1, 1).batch(range(6))[0], unaugmented)
+    assert (further.facts()["randaugment"], "randaugment" in data.facts()) == (True, False)
 
 
 def test_workers_change_nothing(photos):
@@ -163,7 +170,8 @@ def test_global_generators_are_left_alone(digits, photos):
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
     before = (torch.get_rng_state(), np.random.get_state()[1].copy())  # noqa: NPY002
-    for data in (digits, open_dataset("folder", photos, image_size=32)):
+    further = open_dataset("digits", randaugment=True)
+    for data in (digits, further, open_dataset("folder", photos, image_size=32)):
         batches(data.loader("train", 64))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
