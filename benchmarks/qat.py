@@ -92,7 +92,8 @@ def main() -> None:
     keep_freed_memory()
     if args.compile:
         started = time.perf_counter()
-        compile_kernels(torch.device("cpu"))
+        for quantizer in QUANTIZERS.values():
+            compile_kernels(quantizer, torch.device("cpu"))
         print(f"compiled in {time.perf_counter() - started:.1f} s")
     steps = {row: make_step(row, *size) for row in rows}
     times: dict[str, list[tuple[float, float]]] = {row: [] for row in rows}

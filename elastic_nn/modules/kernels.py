@@ -1,62 +1,78 @@
 """The passes over the values that quantizing takes: plain formulas, and how they are run.
 
-As they are, they go through the values part by part, each small enough for a CPU's cache. Compiled
-(`compile_kernels`), a pass is one loop that reads and writes every value once. What the backward
-pass has to know of a value is kept in one byte.
+A pass sees its values as rows (R, n), in the order of memory, each row with a range of its own:
+`limit`, (R, 1). As they are, the formulas go through many values part by part, each small enough
+for a CPU's cache. Compiled (`compile_kernels`), a pass is one loop that reads and writes every
+value once. What the backward pass has to know of a value is kept in one byte.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 
 from apq.errors import ApqError
+from elastic_nn.quantizer_kinds import Quantizer
 
 # A residual of rounding, -0.5..0.5 of a step, is kept in one byte as -125..125.
 RESIDUAL_SCALE = 250.0
 # 1 MB of float32: with what is made of it, it stays in a core's second-level cache.
 PART_VALUES = 2**18
-# With fewer values, calling a compiled pass takes longer than the pass.
-COMPILED_VALUES = 2**15
+RELU6_CEILING = 6.0
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 Kernel = Callable[..., Pair]
 
-_compiled: dict[Kernel, Kernel] = {}
+_compiled: dict[tuple[Kernel, bool], Kernel] = {}
+"""Kernels as compiled loops, for one row (False) and for several (True)."""
+
+
+class Grid(NamedTuple):
+    """The levels that a range is divided into, as tensors (1,) that the passes can take."""
+
+    levels: torch.Tensor
+    """The largest integer level; a step is the range over it."""
+    bottom: torch.Tensor
+    """The low end in ranges: -1 where values have signs, else 0."""
+    ceiling: torch.Tensor
+    """Where ReLU6 clips, whatever the range; infinite where values have signs."""
+
+
+@lru_cache(maxsize=64)
+def make_grid(levels: int, signed: bool, device: torch.device, dtype: torch.dtype) -> Grid:
+    """Return the grid of a number of levels; equal ones share their tensors."""
+    values = (levels, -1, torch.inf) if signed else (levels, 0, RELU6_CEILING)
+    # Filled on the device: copied there, they would make it wait. Of use inside and outside of
+    # inference mode, whoever asks first.
+    with torch.inference_mode(False):
+        return Grid(*(torch.full((1,), v, device=device, dtype=dtype) for v in values))
 
 
 # All operations are on floats, or on bytes, as far as can be: comparisons and what else turns one
 # into the other take five times as long on a CPU.
 
 
-def clipped_forward(
-    x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, step: torch.Tensor
-) -> Pair:
+def clipped_forward(x: torch.Tensor, limit: torch.Tensor, *grid: torch.Tensor) -> Pair:
     """Return rounded values, and the side at which each was clipped: -1, 0 or 1."""
-    inside = torch.maximum(torch.minimum(x, high), low)
+    inside, step = _clip(x, limit, *grid)
     side = torch.sign(x - inside)
     return torch.round(inside / step) * step, side.to(torch.int8)
 
 
 def clipped_backward(
-    grad: torch.Tensor, side: torch.Tensor, least: torch.Tensor, clips: torch.Tensor
+    grad: torch.Tensor, side: torch.Tensor, limit: torch.Tensor, *grid: torch.Tensor
 ) -> Pair:
-    """Return the gradients of the values and of the range.
-
-    `least` is -1 where the lower bound moves with the range, else 0; `clips` is 0 where it is not
-    the range that clips above, else 1; both have the range's shape.
-    """
-    side = side.to(grad.dtype)
-    shares = grad * (torch.maximum(side, least) * clips)
-    return grad * (1 - side * side), shares.sum_to_size(least.shape)
+    """Return the gradients of the values and, summed up, of the ranges."""
+    shares = grad * _share_of_clipped(side, limit, *grid)
+    return grad * (1 - side * side), shares.sum(1, keepdim=True)
 
 
-def learned_forward(
-    x: torch.Tensor, low: torch.Tensor, high: torch.Tensor, step: torch.Tensor
-) -> Pair:
+def learned_forward(x: torch.Tensor, limit: torch.Tensor, *grid: torch.Tensor) -> Pair:
     """Return rounded values, and what rounding added to each, or +-127 where it was clipped."""
-    inside = torch.maximum(torch.minimum(x, high), low)
+    inside, step = _clip(x, limit, *grid)
     scaled = inside / step
     rounded = torch.round(scaled)
     residual = torch.round((rounded - scaled) * RESIDUAL_SCALE)
@@ -66,94 +82,163 @@ def learned_forward(
 
 
 def learned_backward(
-    grad: torch.Tensor,
-    added: torch.Tensor,
-    least: torch.Tensor,
-    clips: torch.Tensor,
-    unit: torch.Tensor,
+    grad: torch.Tensor, added: torch.Tensor, limit: torch.Tensor, *grid: torch.Tensor
 ) -> Pair:
-    """Return the gradients of the values and of the range.
-
-    As `clipped_backward`; `unit` is what one of the byte's units of a step is of the range.
-    """
-    added = added.to(grad.dtype)
+    """Return the gradients of the values and, summed up, of the ranges."""
     side = torch.trunc(added * (1 / 126))
     kept = 1 - side * side
-    shares = grad * (added * kept * unit + torch.maximum(side, least) * clips)
-    return grad * kept, shares.sum_to_size(least.shape)
+    # What one of the byte's units of a step is of the range.
+    unit = 1 / (RESIDUAL_SCALE * grid[0])
+    shares = grad * (added * kept * unit + _share_of_clipped(side, limit, *grid))
+    return grad * kept, shares.sum(1, keepdim=True)
 
 
-@torch.no_grad()
-def run_forward(kernel: Kernel, x: torch.Tensor, *bounds: torch.Tensor) -> Pair:
-    """Return a forward kernel's values and bytes, laid out like `x`; the bounds broadcast."""
-    if _runs_compiled(kernel, x, bounds[-1]):
-        y, code = _compiled[kernel](_in_a_row(x), *(b.reshape(1) for b in bounds))
-        return _shaped(y, x), _shaped(code, x)
-    y, code = torch.empty_like(x), torch.empty_like(x, dtype=torch.int8)
-    for part, y_part, code_part in parts(bounds[-1], x, y, code):
-        values, codes = kernel(part, *bounds)
-        y_part.copy_(values)
-        code_part.copy_(codes)
-    return y, code
-
-
-@torch.no_grad()
-def run_backward(
-    kernel: Kernel, grad: torch.Tensor, code: torch.Tensor, *bounds: torch.Tensor
+def _clip(
+    x: torch.Tensor,
+    limit: torch.Tensor,
+    levels: torch.Tensor,
+    bottom: torch.Tensor,
+    ceiling: torch.Tensor,
 ) -> Pair:
-    """Return a backward kernel's gradients, of the values laid out like `grad`."""
-    if _runs_compiled(kernel, grad, bounds[-1]):
+    """Return the values inside the range, and its step."""
+    high = torch.minimum(limit, ceiling)
+    return torch.maximum(torch.minimum(x, high), limit * bottom), limit / levels
+
+
+def _share_of_clipped(
+    side: torch.Tensor,
+    limit: torch.Tensor,
+    levels: torch.Tensor,
+    bottom: torch.Tensor,
+    ceiling: torch.Tensor,
+) -> torch.Tensor:
+    """Return how much of a value's gradient the range gets, by the side it was clipped at.
+
+    At ReLU6's ends it is not the range that clips: at zero, and at its ceiling where that is
+    lower.
+    """
+    moves = (limit < ceiling).to(limit.dtype)
+    return torch.maximum(side, bottom) * moves
+
+
+def run_forward(kernel: Kernel, x: torch.Tensor, limit: torch.Tensor, grid: Grid) -> Pair:
+    """Return a forward kernel's values and bytes, laid out like `x`, which is dense."""
+    rows = as_rows(x, len(limit))
+    compiled = _compiled_for(kernel, rows)
+    if compiled:
+        y, code = compiled(rows, limit, *grid)
+    elif _fits(rows):
+        y, code = kernel(rows, limit, *grid)
+    else:
+        y, code = torch.empty_like(rows), torch.empty_like(rows, dtype=torch.int8)
+        for part, y_part, code_part in _parts(rows, y, code):
+            values, codes = kernel(part, limit, *grid)
+            y_part.copy_(values)
+            code_part.copy_(codes)
+    return _shaped(y, x), _shaped(code, x)
+
+
+def run_backward(
+    kernel: Kernel, grad: torch.Tensor, code: torch.Tensor, limit: torch.Tensor, grid: Grid
+) -> Pair:
+    """Return a backward kernel's gradients, of the values laid out like `code`, and (R, 1)."""
+    # The same order in memory for both.
+    like, code = code, as_rows(code, len(limit))
+    if grad.stride() != like.stride():
+        grad = torch.empty_like(like, dtype=grad.dtype).copy_(grad)
+    rows = as_rows(grad, len(limit))
+    compiled = _compiled_for(kernel, rows)
+    if compiled:
         # torch turns bytes into floats by itself several times as fast as inside a compiled loop.
-        code = code.to(grad.dtype).contiguous(memory_format=_memory_format(grad))
-        rows = (_in_a_row(grad), _in_a_row(code))
-        grad_x, grad_limit = _compiled[kernel](*rows, *(b.reshape(1) for b in bounds))
-        return _shaped(grad_x, grad), grad_limit.reshape(bounds[-1].shape)
-    grad_x, grad_limit = torch.empty_like(grad), torch.zeros_like(bounds[-1])
-    for part, code_part, x_part in parts(grad_limit, grad, code, grad_x):
-        inside, of_limit = kernel(part, code_part, *bounds)
-        x_part.copy_(inside)
-        grad_limit += of_limit
-    return grad_x, grad_limit
+        grad_x, grad_limit = compiled(rows, code.to(grad.dtype), limit, *grid)
+    elif _fits(rows):
+        grad_x, grad_limit = kernel(rows, code.to(grad.dtype), limit, *grid)
+    else:
+        grad_x, grad_limit = torch.empty_like(rows), torch.zeros_like(limit)
+        for part, code_part, x_part in _parts(rows, code, grad_x):
+            inside, of_limit = kernel(part, code_part.to(grad.dtype), limit, *grid)
+            x_part.copy_(inside)
+            grad_limit += of_limit
+    return _shaped(grad_x, like), grad_limit
 
 
-def parts(limit: torch.Tensor, *tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Yield the same slices of tensors (N, ...) under one limit, small enough for a CPU's cache.
+@torch.no_grad()
+def round_inside(x: torch.Tensor, limit: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Return rounded values alone, laid out like `x`, which is dense."""
+    rows = as_rows(x, len(limit))
+    high, low, step = torch.minimum(limit, grid.ceiling), limit * grid.bottom, limit / grid.levels
+    y = torch.empty_like(rows)
+    for part, rounded in _parts(rows, y):
+        # Twice as fast as clamp, which has no vectorised loop for bounds that are tensors.
+        torch.maximum(torch.minimum(part, high, out=rounded), low, out=rounded)
+        rounded.div_(step).round_().mul_(step)
+    return _shaped(y, x)
+
+
+def _compiled_for(kernel: Kernel, rows: torch.Tensor) -> Kernel | None:
+    return _compiled.get((kernel, len(rows) > 1)) if rows.dtype == torch.float32 else None
+
+
+def _fits(rows: torch.Tensor) -> bool:
+    """Whether the values are few enough for a CPU's cache, or cannot be taken part by part."""
+    return rows.device.type != "cpu" or len(rows) > 1 or rows.numel() <= PART_VALUES
+
+
+def _parts(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Yield the same columns of tensors (R, n), few enough for a CPU's cache.
 
     Quantizing is a dozen passes over the values: from main memory each would take as long as a
     layer of the network.
     """
-    first = tensors[0]
-    if first.device.type != "cpu" or first.dim() < 4 or limit.numel() > 1 or not len(first):
+    if _fits(tensors[0]):
         yield tensors
-        return
-    n = max(1, PART_VALUES // first[0].numel())
-    yield from zip(*(tensor.split(n) for tensor in tensors), strict=True)
+    else:
+        yield from zip(*(tensor.split(PART_VALUES, dim=1) for tensor in tensors), strict=True)
+
+
+# ---- rows ----
+
+
+def dense(x: torch.Tensor) -> torch.Tensor:
+    """Return the values without gaps between them, row after row of the first dimension."""
+    if x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
+        return x
+    return x.contiguous()
+
+
+def as_rows(x: torch.Tensor, n_rows: int) -> torch.Tensor:
+    """Return the values in the order of memory, (R, n): one loop then serves every shape.
+
+    Not as a view: a compiled loop is for the shape of what it is a view of.
+    """
+    n = x.numel() // n_rows
+    rows = torch.empty(0, dtype=x.dtype, device=x.device)
+    return rows.set_(x.untyped_storage(), x.storage_offset(), (n_rows, n), (n, 1))
+
+
+def _shaped(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return rows.as_strided(like.shape, like.stride())
 
 
 # ---- compiled ----
 
 
 @torch.no_grad()
-def compile_kernels(device: torch.device) -> None:
-    """Run every kernel as one compiled loop from now on, where one range serves many values.
+def compile_kernels(quantizer: Quantizer, device: torch.device) -> None:
+    """Run the passes that a quantizer takes as one compiled loop each from now on.
 
     Takes some seconds, the first time. Raises ApqError when torch cannot compile here, and leaves
     all as it was.
     """
-    if _compiled:
-        return
-    n_arguments = {  # values, then bounds
-        clipped_forward: (1, 3),
-        clipped_backward: (2, 2),
-        learned_forward: (1, 3),
-        learned_backward: (2, 3),
-    }
-    made = {kernel: torch.compile(kernel, dynamic=True) for kernel in n_arguments}
+    pair = (
+        (learned_forward, learned_backward)
+        if quantizer.learned
+        else (clipped_forward, clipped_backward)
+    )
+    # A loop over one row is another than one over several.
+    wanted = [(kernel, by_row) for by_row in {False, quantizer.per_channel} for kernel in pair]
     try:
-        for kernel, (n_values, n_bounds) in n_arguments.items():
-            # Tensors of their own: one given twice would be taken for the rule.
-            values = (torch.ones(COMPILED_VALUES, device=device) for _ in range(n_values))
-            made[kernel](*values, *(torch.ones(1, device=device) for _ in range(n_bounds)))
+        made = {key: _compile(*key, device) for key in wanted if key not in _compiled}
     except Exception as error:  # whatever this machine's compilers may have to say
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ApqError(
@@ -162,24 +247,20 @@ def compile_kernels(device: torch.device) -> None:
     _compiled.update(made)
 
 
-def _runs_compiled(kernel: Kernel, x: torch.Tensor, limit: torch.Tensor) -> bool:
-    is_dense = x.is_contiguous(memory_format=_memory_format(x))
-    return kernel in _compiled and limit.numel() == 1 and x.numel() >= COMPILED_VALUES and is_dense
+def _compile(kernel: Kernel, by_row: bool, device: torch.device) -> Kernel:
+    """Return the kernel for any number of values, and for one row or any number of them.
 
-
-def _memory_format(x: torch.Tensor) -> torch.memory_format:
-    is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if is_last else torch.contiguous_format
-
-
-def _in_a_row(x: torch.Tensor) -> torch.Tensor:
-    """Return the values in the order of memory, (n,): one loop then serves every shape.
-
-    Not as a view: a compiled loop is for the shape of what it is a view of.
+    Without what `torch.compile` does at each call to see whether anything has changed: it takes
+    several times as long as the pass over a filter.
     """
-    row = torch.empty(0, dtype=x.dtype, device=x.device)
-    return row.set_(x.untyped_storage(), x.storage_offset(), (x.numel(),), (1,))
+    # Slow to import.
+    from torch._inductor import standalone_compile
+    from torch.fx.experimental.proxy_tensor import make_fx
 
-
-def _shaped(row: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return row.as_strided(like.shape, like.stride())
+    shape = (64, PART_VALUES // 64) if by_row else (1, PART_VALUES)
+    n_values = 2 if kernel in (clipped_backward, learned_backward) else 1
+    values = (torch.ones(shape, device=device) for _ in range(n_values))
+    limit = torch.ones((shape[0], 1), device=device)
+    inputs = [*values, limit, *make_grid(7, True, device, torch.float32)]
+    graph = make_fx(kernel, tracing_mode="symbolic")(*inputs)
+    return standalone_compile(graph, inputs, dynamic_shapes="from_graph")

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from elastic_nn.modules.depthwise import depthwise_conv2d
-from elastic_nn.modules.quantizers import RELU6_CEILING, quantize_relu6, quantize_signed
+from elastic_nn.modules.kernels import RELU6_CEILING
+from elastic_nn.modules.quantizers import quantize_relu6, quantize_signed
 from elastic_nn.quantizer_kinds import PAPER, Quantizer
 
 

@@ -10,19 +10,20 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from elastic_nn.modules.kernels import (
-    RESIDUAL_SCALE,
+    Kernel,
     clipped_backward,
     clipped_forward,
+    dense,
     learned_backward,
     learned_forward,
-    parts,
+    make_grid,
+    round_inside,
     run_backward,
     run_forward,
 )
 
 # Keeps the step above zero, for filters of zeros and for ranges that training drives down.
 SMALLEST_LIMIT = 1e-5
-RELU6_CEILING = 6.0
 
 
 def n_levels(bits: int, signed: bool) -> int:
@@ -60,30 +61,13 @@ def _quantize(
     if torch.is_grad_enabled() and (x.requires_grad or limit.requires_grad):
         function = _Learned if learned else _Clipped
         return function.apply(x, limit, levels, signed)
-    low, high, step = _bounds(limit.clamp(min=SMALLEST_LIMIT), levels, signed)
-    y = torch.empty_like(x)
-    for part, rounded in parts(limit, x, y):
-        torch.maximum(torch.minimum(part, high, out=rounded), low, out=rounded)
-        rounded.div_(step).round_().mul_(step)
-    return y
+    rows, x = _rows(limit), dense(x.detach())
+    return round_inside(x, rows, make_grid(levels, signed, x.device, x.dtype))
 
 
-def _bounds(
-    limit: torch.Tensor, levels: int, signed: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the range's low and high ends and its step; ReLU6 may clip below the high end."""
-    step = limit / levels
-    if signed:
-        return -limit, limit, step
-    return torch.zeros_like(limit), limit.clamp(max=RELU6_CEILING), step
-
-
-def _range_ends(limit: torch.Tensor, signed: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what values clipped below and above hand to the range (see `clipped_backward`)."""
-    if signed:
-        return -torch.ones_like(limit), torch.ones_like(limit)
-    # Where ReLU6's ceiling is lower than the range, it is not the range that clips.
-    return torch.zeros_like(limit), (limit < RELU6_CEILING).to(limit.dtype)
+def _rows(limit: torch.Tensor) -> torch.Tensor:
+    """Return the ranges as the kernels take them, (R, 1)."""
+    return limit.detach().reshape(-1, 1).clamp(min=SMALLEST_LIMIT)
 
 
 class _Clipped(torch.autograd.Function):
@@ -91,18 +75,13 @@ class _Clipped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, limit, levels, signed):
-        limit = limit.clamp(min=SMALLEST_LIMIT)
-        y, side = run_forward(clipped_forward, x, *_bounds(limit, levels, signed))
-        ctx.signed = signed
-        ctx.save_for_backward(side, limit)
-        return y
+        return _forward(ctx, clipped_forward, x, limit, levels, signed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        side, limit = ctx.saved_tensors
-        ends = _range_ends(limit, ctx.signed)
-        return *run_backward(clipped_backward, grad, side, *ends), None, None
+        grad_x, grad_limit = _backward(ctx, clipped_backward, grad)
+        return grad_x, grad_limit.view(ctx.limit_shape), None, None
 
 
 class _Learned(torch.autograd.Function):
@@ -114,19 +93,32 @@ class _Learned(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, limit, levels, signed):
-        limit = limit.clamp(min=SMALLEST_LIMIT)
-        y, added = run_forward(learned_forward, x, *_bounds(limit, levels, signed))
-        ctx.levels, ctx.signed = levels, signed
-        ctx.save_for_backward(added, limit)
-        return y
+        ctx.scale = _lsq_scale(x, limit, levels, signed)
+        return _forward(ctx, learned_forward, x, limit, levels, signed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        added, limit = ctx.saved_tensors
-        unit = torch.full_like(limit, 1 / (RESIDUAL_SCALE * ctx.levels))
-        grad_x, grad_limit = run_backward(
-            learned_backward, grad, added, *_range_ends(limit, ctx.signed), unit
-        )
-        n = grad.numel() / limit.numel() / (1 if ctx.signed else len(grad))
-        return grad_x, grad_limit * (ctx.levels**1.5 / n**0.5), None, None
+        grad_x, grad_limit = _backward(ctx, learned_backward, grad)
+        return grad_x, (grad_limit * ctx.scale).view(ctx.limit_shape), None, None
+
+
+def _lsq_scale(x: torch.Tensor, limit: torch.Tensor, levels: int, signed: bool) -> float:
+    # Of activations, an image's values count, not the batch's.
+    n = x.numel() / limit.numel() / (1 if signed else len(x))
+    return levels**1.5 / n**0.5
+
+
+def _forward(
+    ctx, kernel: Kernel, x: torch.Tensor, limit: torch.Tensor, levels: int, signed: bool
+) -> torch.Tensor:
+    rows, grid = _rows(limit), make_grid(levels, signed, x.device, x.dtype)
+    y, code = run_forward(kernel, dense(x), rows, grid)
+    ctx.grid, ctx.limit_shape = grid, limit.shape
+    ctx.save_for_backward(code, rows)
+    return y
+
+
+def _backward(ctx, kernel: Kernel, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    code, rows = ctx.saved_tensors
+    return run_backward(kernel, grad, code, rows, ctx.grid)

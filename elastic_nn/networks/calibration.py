@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from elastic_nn.modules import QuantizedLayer
+from elastic_nn.modules.kernels import RELU6_CEILING
 from elastic_nn.modules.quantizers import (
-    RELU6_CEILING,
     SMALLEST_LIMIT,
     quantize_relu6,
     quantize_signed,

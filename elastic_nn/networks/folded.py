@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from elastic_nn.modules import QuantizedLayer
-from elastic_nn.modules.quantizers import RELU6_CEILING, SMALLEST_LIMIT, n_levels
+from elastic_nn.modules.kernels import RELU6_CEILING
+from elastic_nn.modules.quantizers import SMALLEST_LIMIT, n_levels
 from elastic_nn.networks.blocks import ConvLayer
 from elastic_nn.networks.mobile_net import MobileNet
 

@@ -10,6 +10,7 @@ import torch
 
 from apq.errors import ApqError
 from elastic_nn.modules.kernels import compile_kernels
+from elastic_nn.quantizer_kinds import Quantizer
 from imagenet_codebase.run_manager.settings import TrainingSettings
 
 # Compiling takes 5 to 15 s, and saves a tenth of a second or so a step.
@@ -17,8 +18,10 @@ WORTHWHILE_STEPS = 500
 CPP_COMPILERS = ("g++", "clang++")
 
 
-def compile_where_it_pays(settings: TrainingSettings, n_images: int, device: torch.device) -> None:
-    """Compile the quantizers if that is asked for, or if nothing is and the run is long enough.
+def compile_where_it_pays(
+    settings: TrainingSettings, quantizer: Quantizer, n_images: int, device: torch.device
+) -> None:
+    """Compile the passes if that is asked for, or if nothing is and the run is long enough.
 
     Raises ApqError when it is asked for and cannot be done.
     """
@@ -29,7 +32,7 @@ def compile_where_it_pays(settings: TrainingSettings, n_images: int, device: tor
     elif not settings.compile:
         return
     try:
-        compile_kernels(device)
+        compile_kernels(quantizer, device)
         print("quantizers: compiled (--no-compile leaves them as they are)", flush=True)
     except ApqError as error:
         if settings.compile:

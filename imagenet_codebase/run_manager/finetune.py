@@ -18,6 +18,7 @@ from apq.subnet import Subnet
 from elastic_nn.networks import MobileNet
 from elastic_nn.networks.files import load_supernet, supernet_from
 from elastic_nn.networks.folded import fold
+from elastic_nn.quantizer_kinds import find_quantizer
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.compiling import compile_where_it_pays
@@ -125,7 +126,8 @@ def finetune(
         return {"val_top1": accuracy.top1, "val_loss": accuracy.loss}
 
     if net.quantize:
-        compile_where_it_pays(settings, data.n_images("train"), device)
+        quantizer = find_quantizer(settings.quantizer)
+        compile_where_it_pays(settings, quantizer, data.n_images("train"), device)
     step = FinetuneStep(data_parallel(net), settings, teacher)
     folder = experiment.checkpoint_dir
     trainer = Trainer(net, data, settings, step, validate, folder, facts, average=average)

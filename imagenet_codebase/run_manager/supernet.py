@@ -12,6 +12,7 @@ from apq.subnet import largest, smallest
 from elastic_nn.importance import sort_channels
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import start_from
+from elastic_nn.quantizer_kinds import PAPER
 from elastic_nn.training import SandwichSettings, SandwichStep, calibrate_activations
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
@@ -96,7 +97,7 @@ def train_supernet(
             _prepare(net, name, statistics)
             print(f"{name}: {recipe.n_epochs} epochs", flush=True)
         if name == "quantized":
-            compile_where_it_pays(recipe, data.n_images("train"), device)
+            compile_where_it_pays(recipe, PAPER, data.n_images("train"), device)
         if not trainer.run():
             return None
         earlier = len(history)

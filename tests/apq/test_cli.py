@@ -37,13 +37,13 @@ DATA = "--dataset --data_dir --image_size --n_workers --download"
 SURFACE = {
     "search": f"--constraint {SEARCH}",
     "pareto": f"--from --to --points --budgets {SEARCH}",
-    "quant-aware": f"--exp_name --restart --nproc {RECIPE} {DATA}",
+    "quant-aware": f"--exp_name --restart --nproc --randaugment {RECIPE} {DATA}",
     "test": """--nproc --exp_dir --image_size --lut --layers --batch_size --dataset --data_dir
         --data_image_size --n_workers --download""",
     "lut": "--image_size --out --filter --limit",
     "supernet": f"""--out --init --largest_epochs --elastic_epochs --quantized_epochs --lr
         --quantized_lr --batch_size --warmup_epochs --n_random --sandwich_every
-        --small_image_size --compile --restart --nproc {DATA}""",
+        --small_image_size --compile --randaugment --restart --nproc {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_searched
         --acc_predictor_dir --n_bn_images --n_val_images --n_noise --nproc {DATA}""",
     "predictor": """--pairs --searched --out_dir --n_epochs --lr --weight_decay --transfer_lr
