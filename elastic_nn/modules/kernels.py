@@ -93,16 +93,17 @@ def learned_backward(
     return grad * kept, shares.sum(1, keepdim=True)
 
 
-def _clip(
-    x: torch.Tensor,
-    limit: torch.Tensor,
-    levels: torch.Tensor,
-    bottom: torch.Tensor,
-    ceiling: torch.Tensor,
-) -> Pair:
+def _clip(x: torch.Tensor, limit: torch.Tensor, *grid: torch.Tensor) -> Pair:
     """Return the values inside the range, and its step."""
-    high = torch.minimum(limit, ceiling)
-    return torch.maximum(torch.minimum(x, high), limit * bottom), limit / levels
+    low, high, step = _bounds(limit, *grid)
+    return torch.maximum(torch.minimum(x, high), low), step
+
+
+def _bounds(
+    limit: torch.Tensor, levels: torch.Tensor, bottom: torch.Tensor, ceiling: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the ranges' low and high ends and their steps; ReLU6 may clip below the high end."""
+    return limit * bottom, torch.minimum(limit, ceiling), limit / levels
 
 
 def _share_of_clipped(
@@ -166,7 +167,7 @@ def run_backward(
 def round_inside(x: torch.Tensor, limit: torch.Tensor, grid: Grid) -> torch.Tensor:
     """Return rounded values alone, laid out like `x`, which is dense."""
     rows = as_rows(x, len(limit))
-    high, low, step = torch.minimum(limit, grid.ceiling), limit * grid.bottom, limit / grid.levels
+    low, high, step = _bounds(limit, *grid)
     y = torch.empty_like(rows)
     for part, rounded in _parts(rows, y):
         # Twice as fast as clamp, which has no vectorised loop for bounds that are tensors.
@@ -227,8 +228,8 @@ def _shaped(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 def compile_kernels(quantizer: Quantizer, device: torch.device) -> None:
     """Run the passes that a quantizer takes as one compiled loop each from now on.
 
-    Takes some seconds, the first time. Raises ApqError when torch cannot compile here, and leaves
-    all as it was.
+    Takes some seconds, the first time. Raises ApqError when torch cannot compile here, as before
+    its version 2.8, and leaves all as it was.
     """
     pair = (
         (learned_forward, learned_backward)
@@ -242,7 +243,8 @@ def compile_kernels(quantizer: Quantizer, device: torch.device) -> None:
     except Exception as error:  # whatever this machine's compilers may have to say
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ApqError(
-            f"torch cannot compile here ({reason}): install a C++ compiler, or use --no-compile"
+            f"torch cannot compile here ({reason}): install a C++ compiler and torch 2.8 or later, "
+            f"or use --no-compile"
         ) from None
     _compiled.update(made)
 

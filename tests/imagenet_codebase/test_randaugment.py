@@ -19,5 +19,7 @@ def test_an_images_seed_alone_decides_what_happens_to_it():
     assert len({image.numpy().tobytes() for image in changed}) > 20
 
 
-def test_grey_images_stay_grey():
-    assert randaugment(gradient(3, 1), [1, 2, 2**32 - 1]).shape == (3, 32, 32, 1)
+def test_grey_images_stay_grey_and_are_changed_too():
+    changed = randaugment(gradient(20, 1), range(2**32 - 20, 2**32))
+    assert (changed.shape, changed.dtype) == ((20, 32, 32, 1), torch.uint8)
+    assert sum(not torch.equal(image, gradient(1, 1)[0]) for image in changed) > 10
