@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +32,6 @@ HISTORY_COLUMNS = ("step", "n_evaluated", "seconds", "best_accuracy")
 def cost_columns(problem: SearchProblem) -> list[str]:
     """Return the names of the limits' costs, units included."""
     return [COST_COLUMNS[limit.predictor.type] for limit in problem.limits]
-
-
-def to_json(value: Any) -> bytes:
-    """Return a value as indented JSON."""
-    return (json.dumps(value, indent=1) + "\n").encode()
 
 
 def history_csv(history: Iterable[SearchRecord], problem: SearchProblem) -> bytes:

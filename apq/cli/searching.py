@@ -215,7 +215,7 @@ def _others(job: Job, found: Found) -> dict[str, bytes]:
     candidates = diagnostics.candidate_rows(result.candidates.genes, accuracies, job.costs)
     others = {
         HISTORY: diagnostics.history_csv(result.history, job.problem),
-        CANDIDATES: diagnostics.to_json(candidates),
+        CANDIDATES: files.json_text(candidates).encode(),
         "layers.csv": diagnostics.layers_csv(job.costs["latency"].breakdown(found.subnet)),
     }
     if can_plot():

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from apq import ApqError, Experiment, files
@@ -47,6 +49,17 @@ def test_ctrl_c_leaves_the_old_file(tmp_path):
         files.write_atomic(path, interrupted)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_numbers_that_json_has_no_word_for_are_null(tmp_path):
+    figures = {"tau": float("nan"), "rows": [(1, np.float64("inf"), 0.5), {"left": -math.inf}]}
+    files.write_json(tmp_path / "file", figures)
+
+    def fail(word):
+        raise AssertionError(word)
+
+    read = json.loads((tmp_path / "file").read_text(), parse_constant=fail)
+    assert read == {"tau": None, "rows": [[1, None, 0.5], {"left": None}]}
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
