@@ -81,9 +81,11 @@ def accuracy_origin(job: Job) -> list[str]:
     """Return on what data the accuracy was learned, and a note where the costs differ in size."""
     card, image_size = job.accuracy.card, job.costs["latency"].image_size
     dataset, trained_at = card.get("dataset"), card.get("image_size")
-    origin = f"learned on {dataset} at {trained_at} px" if dataset else "of unknown origin"
     error = _expected_error(card)
-    if not dataset or trained_at == image_size:
+    if not (dataset and trained_at):  # the pairs it learned from had no card
+        return ["of unknown origin" + error]
+    origin = f"learned on {dataset} at {trained_at} px"
+    if trained_at == image_size:
         return [origin + error]
     return [
         origin + error,

@@ -252,6 +252,15 @@ def ensemble(home):
     return members
 
 
+def test_a_predictor_of_pairs_without_a_card_is_of_unknown_origin(home, call, ensemble):
+    # What 'apq predictor' writes of pairs that came without a card.
+    write_card(home / "models" / "acc_ensemble.pt", dataset="unknown", image_size=None)
+    status, out, err = call("search", "--exp_name=found", "--constraint=9", "--risk=2", QUICK)
+    assert status == 0
+    assert "of unknown origin" in out
+    assert "None px" not in out + err
+
+
 def test_risk_ranks_by_a_lower_bound(home, call, ensemble):
     status, out, _ = call("search", "--exp_name=found", "--constraint=9", "--risk=2", QUICK)
     assert status == 0
