@@ -12,10 +12,12 @@ from apq.cli import parser as cli
 from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.paths import find_model
-from apq.provenance import read_card, write_card
+from apq.provenance import figure_of, read_card, write_card
 from methods.prediction.settings import FitSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from apq.subnet import Subnet
     from methods.prediction.ensemble import EnsembleFit
     from methods.prediction.fit import Fit
@@ -26,6 +28,7 @@ HEADERS = (
     "predictor",
     "trained on",
     "held out",
+    "spread (points)",
     "RMSE (points)",
     "Kendall tau",
     "Spearman rho",
@@ -52,6 +55,7 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument("--n_epochs", type=cli.whole_number(1), default=FitSettings.n_epochs)
     parser.add_argument("--lr", type=cli.positive_number, default=FitSettings.lr)
     parser.add_argument("--weight_decay", type=float, default=FitSettings.weight_decay)
+    parser.add_argument("--dropout", type=float, default=FitSettings.dropout)
     parser.add_argument("--transfer_lr", type=cli.positive_number, default=FitSettings.transfer_lr)
     parser.add_argument(
         "--held_out", type=float, default=FitSettings.held_out, help="share for the figures"
@@ -95,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         lr=args.lr,
         transfer_lr=args.transfer_lr,
         weight_decay=args.weight_decay,
+        dropout=args.dropout,
         held_out=args.held_out,
         seed=args.seed,
     )
@@ -112,6 +117,9 @@ def run(args: argparse.Namespace) -> int:
         facts["searched_sha256"] = files.sha256(from_searches)
     fits = fit_all(full, quantized, searched, settings, latency, device)
     print(format_table(HEADERS, [_row(name, fit) for name, fit in fits.by_name.items()]))
+    noise = figure_of(source, "noise_points")
+    if noise is not None:
+        print(_about_noise(fits.by_name, noise))
     figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.by_name.items()}
     if fits.about_searched:
         print(fits.about_searched)
@@ -136,9 +144,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _about_noise(fits: Mapping[str, Fit], noise: float) -> str:
+    """Return what the noise of the measurements leaves for a predictor to get right."""
+    from methods.prediction.kinds import FULL, TRANSFER
+
+    full, quantized = (fits[name].quality.best_tau(noise) for name in (FULL, TRANSFER))
+    return (
+        f"a measurement strays by {noise:.2f} points: a perfect predictor would have a Kendall tau "
+        f"of about {full:.2f} in full precision and {quantized:.2f} quantized"
+    )
+
+
 def _row(name: str, fit: Fit) -> tuple[str, ...]:
     figures = fit.quality
-    numbers = (figures.rmse, figures.kendall_tau, figures.spearman_rho, figures.band_tau)
+    errors = (figures.spread, figures.rmse)
+    ranks = (figures.kendall_tau, figures.spearman_rho, figures.band_tau)
+    numbers = (*errors, *ranks)
     return (name, f"{figures.n_train}", f"{figures.n_held_out}", *(f"{n:.3f}" for n in numbers))
 
 

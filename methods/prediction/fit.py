@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -34,8 +35,19 @@ class Quality:
     band_tau: float
     """Kendall tau among subnets of about the same cost, where a search compares: the mean over
     bands of `BAND_SIZE` held-out pairs next to each other in cost."""
+    spread: float
+    """Standard deviation of the held-out measurements, in points: the RMSE of their mean."""
     n_train: int
     n_held_out: int
+
+    def best_tau(self, noise: float) -> float:
+        """Return about the Kendall tau of a perfect predictor, when a measurement strays by noise.
+
+        In points, as a standard deviation. From the correlation that is left, as if accuracies and
+        noise were Gaussian (Greiner: tau = 2 / pi * arcsin(correlation)); 0 where all is noise.
+        """
+        explained = max(0.0, 1 - (noise / self.spread) ** 2) if self.spread else 0.0
+        return 2 / math.pi * math.asin(math.sqrt(explained))
 
 
 @dataclass(frozen=True)
@@ -106,10 +118,17 @@ def _train(
     features = torch.from_numpy(predictor.converter.features(genes)).to(device)
     targets = torch.from_numpy(accuracy).float().to(device)
     scale = max(float(targets.std()), 1e-6)  # makes the loss one number for every data set
-    optimizer = torch.optim.AdamW(predictor.parameters(), lr=lr, weight_decay=settings.weight_decay)
+    parameters = list(predictor.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
+        # Decay of the last bias would pull every prediction from the mean towards zero.
+        {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=lr)
     n_steps = settings.n_epochs * -(-len(targets) // settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     shuffler = torch.Generator().manual_seed(settings.seed)
+    predictor.dropout = settings.dropout
     predictor.train()
     for _ in range(settings.n_epochs):
         for batch in torch.randperm(len(targets), generator=shuffler).split(settings.batch_size):
@@ -128,12 +147,14 @@ def quality(
     tau, rho = kendall_and_spearman(predicted, measured)
     n_bands = max(1, len(measured) // BAND_SIZE)
     bands = np.array_split(np.argsort(cost, kind="stable"), n_bands)
-    taus = [kendall_and_spearman(predicted[band], measured[band])[0] for band in bands]
+    taus = np.array([kendall_and_spearman(predicted[band], measured[band])[0] for band in bands])
+    ranked = taus[~np.isnan(taus)]
     return Quality(
         rmse=float(100 * np.sqrt(np.mean((predicted - measured) ** 2))),
         kendall_tau=tau,
         spearman_rho=rho,
-        band_tau=float(np.nanmean(taus)),
+        band_tau=float(ranked.mean()) if len(ranked) else math.nan,
+        spread=float(100 * measured.std()),
         n_train=n_train,
         n_held_out=len(measured),
     )
@@ -155,4 +176,6 @@ def kendall_and_spearman(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     need_scipy()
     from scipy import stats
 
+    if np.ptp(a) == 0 or np.ptp(b) == 0:  # scipy would say so in warnings
+        return math.nan, math.nan
     return float(stats.kendalltau(a, b).statistic), float(stats.spearmanr(a, b).statistic)

@@ -12,7 +12,7 @@ import torch
 from apq import files
 from apq.progress import track
 from apq.subnet import Subnet
-from methods.prediction.fit import GenesFn, fit
+from methods.prediction.fit import GenesFn, Quality, fit
 from methods.prediction.settings import FitSettings
 from utils.plots import COLOURS, NO_PLOT, can_plot, new_row, to_png
 
@@ -23,18 +23,12 @@ SCRATCH, TRANSFER = "from scratch", "by transfer"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyRow:
+class StudyRow(Quality):
     """The figures of one predictor on the pairs held out under its seed."""
 
     kind: str
     """`from scratch` or `by transfer`."""
-    n_train: int
     seed: int
-    rmse: float
-    kendall_tau: float
-    spearman_rho: float
-    band_tau: float
-    n_held_out: int
 
 
 def run_study(

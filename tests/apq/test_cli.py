@@ -46,8 +46,8 @@ SURFACE = {
         --small_image_size --compile --randaugment --restart --nproc {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_searched
         --acc_predictor_dir --n_bn_images --n_val_images --n_noise --nproc {DATA}""",
-    "predictor": """--pairs --searched --out_dir --n_epochs --lr --weight_decay --transfer_lr
-        --held_out --ensemble --study""",
+    "predictor": """--pairs --searched --out_dir --n_epochs --lr --weight_decay --dropout
+        --transfer_lr --held_out --ensemble --study""",
     "compare": f"--exp_names --n_random --direct --out --nproc {RECIPE} {DATA}",
     "correlate": f"--n_subnets --out --nproc {RECIPE} {DATA}",
 }

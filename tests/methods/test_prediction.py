@@ -205,6 +205,24 @@ def test_a_predictor_learns_and_transfer_helps_with_few_pairs():
     assert transfer.quality.kendall_tau > scratch.quality.kendall_tau + 0.05
 
 
+def test_decay_pulls_predictions_to_the_mean_and_not_to_zero():
+    pairs = additive_pairs(200, False)
+    settings = FitSettings(n_epochs=150, weight_decay=300.0, dropout=0.0)
+    fitted = fit(pairs, False, settings, total)
+    predicted = 100 * fitted.predictor.predict(list(pairs))
+    measured = np.array(list(pairs.values()))
+    assert predicted.mean() == pytest.approx(measured.mean(), abs=0.1)
+    assert predicted.std() < 0.2 * measured.std()
+
+
+def test_dropout_is_of_training_alone():
+    fitted = fit(additive_pairs(60, True), True, FitSettings(n_epochs=1, dropout=0.5), total)
+    features = torch.ones(4, fitted.predictor.converter.n_features)
+    assert torch.equal(fitted.predictor(features), fitted.predictor(features))
+    fitted.predictor.train()
+    assert not torch.equal(fitted.predictor(features), fitted.predictor(features))
+
+
 def test_fitting_is_deterministic():
     pairs = additive_pairs(60, True)
     first, second = (fit(pairs, True, FitSettings(n_epochs=3), total) for _ in range(2))
@@ -222,6 +240,30 @@ def test_quality_by_hand():
     swapped = quality(np.array([0.2, 0.1, 0.3, 0.4]), measured, np.arange(4))
     assert swapped.kendall_tau == pytest.approx(4 / 6)
     assert swapped.spearman_rho == pytest.approx(0.8)
+
+
+def test_the_best_rank_is_that_of_the_truth_under_noise():
+    rng = np.random.default_rng(0)
+    truth, noise = rng.normal(0.9, 0.02, 4000), rng.normal(0, 0.01, 4000)
+    perfect = quality(truth, truth + noise, np.arange(4000))
+    assert perfect.spread == pytest.approx(100 * (truth + noise).std())
+    assert perfect.best_tau(1.0) == pytest.approx(perfect.kendall_tau, abs=0.02)
+    assert perfect.best_tau(0.0) == pytest.approx(1.0)
+    assert perfect.best_tau(5.0) == 0.0  # noisier than they spread
+    assert quality(truth, np.full(4000, 0.9), truth).best_tau(1.0) == 0.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_all_are_alike_there_is_no_rank():
+    spread, alike = np.linspace(0.1, 0.2, 80), np.full(80, 0.3)
+    for predicted, measured in ((spread, alike), (alike, spread)):
+        figures = quality(predicted, measured, np.arange(80))
+        ranks = (figures.kendall_tau, figures.spearman_rho, figures.band_tau)
+        assert np.isnan(ranks).all()
+        assert figures.rmse > 0
+    # A band without ranks leaves the other's.
+    half = np.concatenate([alike[:40], spread[40:]])
+    assert quality(spread, half, np.arange(80)).band_tau == pytest.approx(1.0)
 
 
 def test_bands_compare_subnets_of_about_the_same_cost():
