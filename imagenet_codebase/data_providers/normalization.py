@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -20,12 +21,23 @@ class Normalization:
         They lie in memory with channels last, as networks on CPU and GPU like them.
         """
         n, height, width, n_channels = images.shape
-        mean, std = (
-            torch.tensor(v[:n_channels], device=images.device).repeat(width)
-            for v in (self.mean, self.std)
-        )
+        scale, offset = _scale_and_offset(self, n_channels, width, images.device)
         # Whole rows of pixels at once: a loop over three channels is four times slower.
         rows = images.reshape(n, height, width * n_channels)
-        values = (rows * (1 / (255 * std))).sub_(mean / std)
+        values = (rows * scale).sub_(offset)
         values = values.view(n, height, width, n_channels).expand(-1, -1, -1, 3)
         return values.contiguous().permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=16)
+def _scale_and_offset(
+    normalize: Normalization, n_channels: int, width: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a row of pixels is multiplied by, and what is then taken off; (width * C,)."""
+    # Filled on the device, once: every batch would have to wait for what is copied there.
+    with torch.inference_mode(False):
+        mean, std = (
+            torch.cat([torch.full((1,), v, device=device) for v in values[:n_channels]])
+            for values in (normalize.mean, normalize.std)
+        )
+        return (1 / (255 * std)).repeat(width), (mean / std).repeat(width)
