@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -146,6 +147,19 @@ class MobileNet(nn.Module):
             layer.activation_range.fill_(activation_range)
             layer.weight_range.fill_(weight_range)
 
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """Leave the bits of the layers that forward runs out of account for a while."""
+        layers = [layer for layer, _ in self.quantized_layers().values()]
+        bits = [(layer.w_bits, layer.a_bits) for layer in layers]
+        try:
+            for layer in layers:
+                layer.set_bits(None, None)
+            yield
+        finally:
+            for layer, pair in zip(layers, bits, strict=True):
+                layer.set_bits(*pair)
+
     @torch.no_grad()
     def calibrate(self, images: torch.Tensor, weights: bool = True) -> None:
         """Set the active layers' ranges from images (N, 3, S, S), run in full precision.
@@ -155,23 +169,19 @@ class MobileNet(nn.Module):
         its ranges, they start where rounding errs least.
         """
         layers = self.quantized_layers().values()
-        bits = [(layer.w_bits, layer.a_bits) for layer, _ in layers]
         training = self.training
         hooks = [
-            layer.register_forward_pre_hook(partial(set_activation_range, a_bits=a_bits))
-            for (layer, _), (_, a_bits) in zip(layers, bits, strict=True)
+            layer.register_forward_pre_hook(partial(set_activation_range, a_bits=layer.a_bits))
+            for layer, _ in layers
         ]
         try:
             self.eval()
-            for layer, _ in layers:
-                layer.set_bits(None, None)
-            self(images)
+            with self.full_precision():
+                self(images)
         finally:
             self.train(training)
             for hook in hooks:
                 hook.remove()
-            for (layer, _), pair in zip(layers, bits, strict=True):
-                layer.set_bits(*pair)
         if weights:
             for layer, in_channels in layers:
                 set_weight_range(layer, in_channels)

@@ -10,6 +10,7 @@ from apq.subnet import Subnet, largest
 from elastic_nn.networks import paper_names
 from elastic_nn.networks.blocks import InvertedBlock
 from elastic_nn.networks.mobile_net import MobileNet
+from elastic_nn.quantizer_kinds import find_quantizer
 
 
 class OnceForAllNet(MobileNet):
@@ -41,6 +42,18 @@ class OnceForAllNet(MobileNet):
             block.activate(subnet.kernels[fact.index], subnet.widths[fact.index])
         self.subnet = subnet
         self._set_subnet(subnet, quantize)
+
+    def set_quantizer(self, name: str) -> None:
+        """Accept the paper's quantizer alone; raises ApqError.
+
+        Learned ranges belong to one filter: choose them for the subnet that `extract` returns.
+        """
+        if find_quantizer(name).learned:
+            raise ApqError(
+                f"a supernet cannot learn ranges as quantizer '{name}' does: choose it for the "
+                f"network that extract() returns"
+            )
+        super().set_quantizer(name)
 
     @torch.no_grad()
     def extract(self) -> MobileNet:

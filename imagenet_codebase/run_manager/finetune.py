@@ -79,7 +79,11 @@ def starting_network(
         net.replace_classifier(data.n_classes)
     net = net.to(device, memory_format=torch.channels_last)
     net.set_quantizer(quantizer)
-    net.reset_bn_statistics(statistics)
+    if loaded.has_ranges:
+        net.reset_bn_statistics(statistics)
+    else:  # statistics of values that wrong ranges clip would mislead the calibration
+        with net.full_precision():
+            net.reset_bn_statistics(statistics)
     if net.quantize and not (loaded.has_ranges and quantizer == "paper"):
         net.calibrate(statistics[0])
         net.reset_bn_statistics(statistics)

@@ -79,6 +79,12 @@ def test_an_extracted_subnet_computes_the_same(net, tiny_space, images, quantize
         assert compact.quantize == (quantize and subnet.quantized)
 
 
+def test_a_supernet_learns_no_ranges(net):
+    net.set_quantizer("paper")
+    with pytest.raises(ApqError, match=r"quantizer 'lsq-channel'.*extract"):
+        net.set_quantizer("lsq-channel")
+
+
 def test_an_extracted_subnet_is_compact(net, tiny_space):
     net.activate(smallest(tiny_space))
     compact = net.extract()

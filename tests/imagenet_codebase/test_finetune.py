@@ -265,6 +265,25 @@ def test_a_step_never_waits_for_the_device(experiment, supernet_file, toy_data, 
     assert waiting.seen
 
 
+def test_ranges_are_calibrated_from_full_precision_whatever_the_bits(
+    supernet_file, toy_data, tmp_path
+):
+    weights = checkpoint.load(supernet_file)["state_dict"]
+    bare = {n: t for n, t in weights.items() if not n.endswith("_range")}
+    assert len(bare) < len(weights)
+    path = tmp_path / "bare.pth.tar"
+    torch.save({"state_dict": bare}, path)
+    ranges = []
+    for bits in (4, 8):
+        subnet = smallest().with_bits(bits)
+        net = starting_network(subnet, path, toy_data, statistics(toy_data), CPU)
+        assert net.classifier.linear.w_bits == 8  # not left in full precision
+        state = net.state_dict().items()
+        ranges.append(torch.cat([t.flatten() for n, t in state if n.endswith("_range")]))
+    assert torch.equal(*ranges)
+    assert len(ranges[0].unique()) > 10
+
+
 def test_an_authors_folder_reads_through_the_supernet(tmp_path, supernet_file, toy_data):
     folder = tmp_path / "theirs"
     rng = np.random.default_rng(0)
