@@ -56,7 +56,7 @@ class DataProvider:
             "image_size": self.image_size,
             "class_names": list(self.class_names),
             "n_train": self.n_images("train"),
-            **({"randaugment": True} if self.train.randaugment else {}),
+            "randaugment": self.train.randaugment,
         }
 
     def split(self, name: str) -> Split:

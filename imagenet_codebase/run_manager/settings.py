@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from apq.checks import check_positive, check_whole, check_within
 from apq.errors import ApqError
 
+FREE_SETTINGS = ("n_workers", "save_every_s", "save_every", "compile")
+"""What may differ between a run and its resumption: it changes no weight, or by rounding only."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
@@ -53,7 +56,7 @@ class TrainingSettings:
         """Return the learning rate of one step: linear warmup, then a cosine down to zero."""
         done = epoch + step / n_steps
         if done < self.warmup_epochs:
-            return self.lr * (done + 1 / n_steps) / self.warmup_epochs
+            return self.lr * min(1.0, (done + 1 / n_steps) / self.warmup_epochs)
         rest = max(self.n_epochs - self.warmup_epochs, 1e-9)
         return self.lr / 2 * (1 + math.cos(math.pi * (done - self.warmup_epochs) / rest))
 

@@ -51,6 +51,10 @@ class SavedStates:
             raise ApqError(f"{error}; begin anew with --restart")
         return None
 
+    def __bool__(self) -> bool:
+        """Whether there are any, sound or not."""
+        return any(path.exists() for path in self._newest_first)
+
     def forget(self) -> None:
         """Drop all states."""
         for path in self._newest_first:

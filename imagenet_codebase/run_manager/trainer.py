@@ -23,7 +23,7 @@ from imagenet_codebase.run_manager.diagnosis import repeat_watched
 from imagenet_codebase.run_manager.evaluate import to_device
 from imagenet_codebase.run_manager.optimizer import describe_batches, lr_factor, make_optimizer
 from imagenet_codebase.run_manager.run_folder import RunFolder, format_row
-from imagenet_codebase.run_manager.settings import TrainingSettings
+from imagenet_codebase.run_manager.settings import FREE_SETTINGS, TrainingSettings
 from imagenet_codebase.run_manager.states import SavedStates
 from imagenet_codebase.run_manager.sync_bn import synchronize
 from utils import checkpoint
@@ -33,8 +33,6 @@ from utils import checkpoint
 Step = Callable[[torch.Tensor, torch.Tensor, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]]
 
 EARLIER_NAME = "model_best.earlier.pth.tar"
-# What may differ between a run and its resumption: it changes no weight, or by rounding only.
-FREE_SETTINGS = ("n_workers", "save_every_s", "save_every", "compile")
 LOG_EVERY = 20  # steps between two looks at the loss: each one waits for the device
 
 
@@ -133,7 +131,7 @@ class Trainer:
         settings = state.get("settings", {})
         if not isinstance(settings, dict):
             raise self._foreign()
-        saved = {**asdict(type(self.settings)()), **state, **settings}
+        saved = {**asdict(type(self.settings)()), "randaugment": False, **state, **settings}
         expected = {**asdict(self.settings), **self.facts}
         for name, value in expected.items():
             if name not in FREE_SETTINGS and saved.get(name) != value:
@@ -175,11 +173,15 @@ class Trainer:
             print(f"note: the weights that were there are kept as {kept}", flush=True)
 
     def forget(self) -> None:
-        """Drop an earlier run: its states, its best and its reports."""
+        """Drop an earlier run: its states, its reports, and its best where a state tells it is its.
+
+        Weights without a state stay, for `set_best_aside`: nothing here could make them again.
+        """
         if distributed.is_first():
+            if self.states:
+                self.best_path.unlink(missing_ok=True)
             self.states.forget()
             self.reports.forget()
-            self.best_path.unlink(missing_ok=True)
 
     def run(self) -> bool:
         """Train to the last epoch; return False when Ctrl-C stopped it, with everything saved.

@@ -70,6 +70,9 @@ def test_the_schedule_by_hand():
     assert [warm.lr_at(0, i, 4) for i in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert warm.lr_at(2, 0, 4) == 2.0
     assert warm.lr_at(6, 0, 4) == pytest.approx(1.0)
+    # A warmup that ends inside a step does not overshoot.
+    short = replace(settings, warmup_epochs=0.2)
+    assert [short.lr_at(0, i, 7) for i in (0, 1)] == pytest.approx([2 / 1.4, 2.0])
 
 
 @pytest.mark.parametrize(
@@ -196,6 +199,25 @@ def test_other_settings_do_not_go_on_from_a_run(start):
     trainer = start(arch="b")
     trainer.forget()
     assert not trainer.resume()
+    assert not trainer.best_path.exists()
+
+
+def test_a_run_with_randaugment_goes_on_with_it_only(start):
+    for before, now in ((True, False), (False, True)):
+        start(f"{before}", randaugment=before).run()
+        with pytest.raises(ApqError, match="another randaugment"):
+            start(f"{before}", randaugment=now).resume()
+    start("old").run()  # older states do not tell
+    assert start("old", randaugment=False).resume()
+
+
+def test_a_restart_keeps_weights_that_no_state_belongs_to(start):
+    trainer = start()
+    trainer.folder.mkdir()
+    trainer.best_path.write_bytes(b"shipped")
+    trainer.forget()
+    trainer.set_best_aside()
+    assert (trainer.folder / "model_best.earlier.pth.tar").read_bytes() == b"shipped"
 
 
 class Evil:
