@@ -23,6 +23,7 @@ from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.finetune import finetune, load_trained
 from imagenet_codebase.run_manager.measuring import bn_batches, ready_to_measure
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
+from imagenet_codebase.run_manager.settings import FREE_SETTINGS
 
 N_BN_IMAGES = 1024
 BATCH_SIZE = 256
@@ -62,8 +63,7 @@ class Bench(ABC):
     ) -> None:
         self.supernet, self.data, self.folder, self.device = supernet, data, folder, device
         self.n_workers = n_workers
-        facts = {"supernet_sha256": files.sha256(supernet), "settings": settings}
-        facts |= {"dataset": data.name, "image_size": data.image_size}
+        facts = {"supernet_sha256": files.sha256(supernet), "settings": settings, **data.facts()}
         distributed.from_first(lambda: self._check_facts(facts))
 
     def _check_facts(self, facts: dict) -> None:
@@ -150,7 +150,8 @@ class FinetuningBench(Bench):
         device: torch.device,
         with_direct: bool = True,
     ) -> None:
-        super().__init__(supernet, data, folder, device, settings.n_workers, asdict(settings))
+        what_counts = {k: v for k, v in asdict(settings).items() if k not in FREE_SETTINGS}
+        super().__init__(supernet, data, folder, device, settings.n_workers, what_counts)
         self.settings, self.with_direct = settings, with_direct
 
     def _measure(self, subnet: Subnet, working: Experiment) -> Outcome | None:

@@ -33,6 +33,12 @@ class Contest:
         """The experiment's name."""
         return self.experiment.dir.name
 
+    @property
+    def rivals(self) -> str:
+        """What its random subnets are known by: under equal limits they are the same."""
+        cost = self.cost
+        return f"random-{cost.type}-{self.maximum:g}-{cost.image_size}px-{cost.accounting}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ContestResult:
@@ -98,7 +104,7 @@ def compare(
     for contest, searched, drawn in zip(contests, found, all_drawn, strict=True):
         rivals = []
         for i, subnet in enumerate(drawn, start=1):
-            rival = bench.measure(f"{contest.name}-random{i}", subnet)
+            rival = bench.measure(f"{contest.rivals}-{i}", subnet)
             if rival is None:
                 yield None
                 return
