@@ -190,7 +190,9 @@ def noise_floor(
     In points of accuracy: n subnets of the pairs, evenly taken, are measured again with other
     images in `statistics`. A difference of two measurements strays by the square root of 2 more.
     """
-    chosen = list(pairs)[:: max(1, len(pairs) // n)][:n]
+    subnets = list(pairs)
+    places = np.linspace(0, len(subnets) - 1, min(n, len(subnets))).astype(int)
+    chosen = [subnets[place] for place in places]
     again = distributed.each(chosen, lambda s: 100 * measure(net, s, statistics, images).top1)
     off = np.array([top1 - pairs[subnet] for subnet, top1 in again])
     return float(np.sqrt(np.mean(off**2) / 2))

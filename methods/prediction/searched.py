@@ -78,7 +78,8 @@ def searched_subnets(
         result = guided.search(problem, settings)
         if result.interrupted:
             raise KeyboardInterrupt
-        (subnet,) = space.decode(result.genes)
+        # Genes without effect do not make another subnet.
+        (subnet,) = space.decode(space.canonical(result.genes))
         if subnet not in seen:
             seen.add(subnet)
             yield subnet

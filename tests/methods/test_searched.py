@@ -34,6 +34,8 @@ def found(predictor):
 def test_searches_find_better_subnets_than_random_ones_that_cost_more(predictor, found):
     assert len(set(found)) == 4
     assert all(subnet.quantized for subnet in found)
+    genes = PAPER_SPACE.encode(found)
+    assert np.array_equal(genes, PAPER_SPACE.canonical(genes))
     latency = LatencyPredictor("latency", 64)
     random = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 400))
     costs, predicted = latency.predict(random), predictor.predict(random)
