@@ -26,8 +26,8 @@ RELU6_CEILING = 6.0
 Pair = tuple[torch.Tensor, torch.Tensor]
 Kernel = Callable[..., Pair]
 
-_compiled: dict[tuple[Kernel, bool], Kernel] = {}
-"""Kernels as compiled loops, for one row (False) and for several (True)."""
+_compiled: dict[tuple[Kernel, bool, str], Kernel] = {}
+"""Kernels as compiled loops, for one row (False) and for several (True), by type of device."""
 
 
 class Grid(NamedTuple):
@@ -116,9 +116,10 @@ def _share_of_clipped(
     """Return how much of a value's gradient the range gets, by the side it was clipped at.
 
     At ReLU6's ends it is not the range that clips: at zero, and at its ceiling where that is
-    lower.
+    lower. Where both are equal the range counts as what clips, or none that starts there (the
+    paper's all do) would ever be learned.
     """
-    moves = (limit < ceiling).to(limit.dtype)
+    moves = (limit <= ceiling).to(limit.dtype)
     return torch.maximum(side, bottom) * moves
 
 
@@ -177,7 +178,9 @@ def round_inside(x: torch.Tensor, limit: torch.Tensor, grid: Grid) -> torch.Tens
 
 
 def _compiled_for(kernel: Kernel, rows: torch.Tensor) -> Kernel | None:
-    return _compiled.get((kernel, len(rows) > 1)) if rows.dtype == torch.float32 else None
+    if rows.dtype != torch.float32:
+        return None
+    return _compiled.get((kernel, len(rows) > 1, rows.device.type))
 
 
 def _fits(rows: torch.Tensor) -> bool:
@@ -239,7 +242,11 @@ def compile_kernels(quantizer: Quantizer, device: torch.device) -> None:
     # A loop over one row is another than one over several.
     wanted = [(kernel, by_row) for by_row in {False, quantizer.per_channel} for kernel in pair]
     try:
-        made = {key: _compile(*key, device) for key in wanted if key not in _compiled}
+        made = {
+            (*loop, device.type): _compile(*loop, device)
+            for loop in wanted
+            if (*loop, device.type) not in _compiled
+        }
     except Exception as error:  # whatever this machine's compilers may have to say
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ApqError(

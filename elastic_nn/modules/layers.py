@@ -63,7 +63,7 @@ class QuantizedLayer(nn.Module):
         if self.signed_input:
             if self.a_bits is None:
                 return x
-            return quantize_signed(x, self.activation_range, self.a_bits, learned)
+            return quantize_signed(x, self.activation_range, self.a_bits, learned, len(x))
         if self.a_bits is None:
             # Batch norm, which wrote the input, does not need it for its backward pass.
             return F.relu6(x, inplace=True)

@@ -32,15 +32,16 @@ def n_levels(bits: int, signed: bool) -> int:
 
 
 def quantize_signed(
-    x: torch.Tensor, limit: torch.Tensor, bits: int, learned: bool = False
+    x: torch.Tensor, limit: torch.Tensor, bits: int, learned: bool = False, n_images: int = 1
 ) -> torch.Tensor:
     """Round `x` to the levels of [-limit, limit], and return it as float.
 
     The gradient passes straight through where `x` is inside; the values clipped at the limit hand
     theirs to it. With `learned` the rounding errors inside have their say as well, scaled as in
-    LSQ (learned step size quantization, ICLR 2020).
+    LSQ (learned step size quantization, ICLR 2020), which asks for the number of images that `x`
+    is the layer's input for; a filter counts as one.
     """
-    return _quantize(x, limit, n_levels(bits, signed=True), True, learned)
+    return _quantize(x, limit, n_levels(bits, signed=True), True, learned, n_images)
 
 
 def quantize_relu6(
@@ -50,17 +51,19 @@ def quantize_relu6(
 
     Gradients as in `quantize_signed`. The backward pass needs one byte a value, not the values.
     """
-    return _quantize(x, limit, n_levels(bits, signed=False), False, learned)
+    return _quantize(x, limit, n_levels(bits, signed=False), False, learned, len(x))
 
 
 def _quantize(
-    x: torch.Tensor, limit: torch.Tensor, levels: int, signed: bool, learned: bool
+    x: torch.Tensor, limit: torch.Tensor, levels: int, signed: bool, learned: bool, n_images: int
 ) -> torch.Tensor:
     if x.dtype in (torch.bfloat16, torch.float16):  # fewer bits than the levels may need
         x = x.float()
     if torch.is_grad_enabled() and (x.requires_grad or limit.requires_grad):
-        function = _Learned if learned else _Clipped
-        return function.apply(x, limit, levels, signed)
+        if learned:
+            scale = _lsq_scale(x.numel() / (limit.numel() * n_images), levels)
+            return _Learned.apply(x, limit, levels, signed, scale)
+        return _Clipped.apply(x, limit, levels, signed)
     rows, x = _rows(limit), dense(x.detach())
     return round_inside(x, rows, make_grid(levels, signed, x.device, x.dtype))
 
@@ -92,21 +95,20 @@ class _Learned(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, limit, levels, signed):
-        ctx.scale = _lsq_scale(x, limit, levels, signed)
+    def forward(ctx, x, limit, levels, signed, scale):
+        ctx.scale = scale
         return _forward(ctx, learned_forward, x, limit, levels, signed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         grad_x, grad_limit = _backward(ctx, learned_backward, grad)
-        return grad_x, (grad_limit * ctx.scale).view(ctx.limit_shape), None, None
+        return grad_x, (grad_limit * ctx.scale).view(ctx.limit_shape), None, None, None
 
 
-def _lsq_scale(x: torch.Tensor, limit: torch.Tensor, levels: int, signed: bool) -> float:
-    # Of activations, an image's values count, not the batch's.
-    n = x.numel() / limit.numel() / (1 if signed else len(x))
-    return levels**1.5 / n**0.5
+def _lsq_scale(n_values: float, levels: int) -> float:
+    """Return what a range's gradient is scaled by; of activations an image's values count."""
+    return levels**1.5 / n_values**0.5
 
 
 def _forward(

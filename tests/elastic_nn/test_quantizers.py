@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from apq import ApqError
+from elastic_nn.modules import ElasticConv2d
 from elastic_nn.modules.quantizers import n_levels, quantize_relu6, quantize_signed
 from elastic_nn.quantizer_kinds import find_quantizer
 
@@ -104,6 +105,30 @@ def test_gradients_are_those_of_relu6_and_the_plain_formula(signed, limit):
     (rounded * weights).sum().backward()
     torch.testing.assert_close(x.grad, plain_x.grad)
     torch.testing.assert_close(r.grad, plain_r.grad)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_range_that_starts_at_the_ceiling_of_relu6_is_learned(learned):
+    x = torch.tensor([[0.4, 7.0, 9.0]], requires_grad=True)  # the first is a level
+    limit = torch.tensor([6.0], requires_grad=True)
+    fake_quantize(x, limit, 4, False, learned).sum().backward()
+    assert limit.grad.item() == pytest.approx(2 * (15**1.5 / 3**0.5 if learned else 1))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_how_fast_the_range_of_an_input_is_learned_does_not_depend_on_the_batch(signed):
+    image = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    gradients = []
+    for n in (1, 7):
+        layer = ElasticConv2d(3, 2, signed_input=signed)
+        torch.nn.init.constant_(layer.weight, 0.3)
+        layer.set_quantizer(find_quantizer("lsq"))
+        layer.set_bits(8, 4)
+        layer.activation_range.data.fill_(1.0)
+        layer(image.repeat(n, 1, 1, 1)).square().mean().backward()
+        gradients.append(layer.activation_range.grad.item())
+    assert gradients[0] == pytest.approx(gradients[1], rel=1e-4)
+    assert abs(gradients[0]) > 1e-3
 
 
 @pytest.mark.parametrize("signed", [False, True])
