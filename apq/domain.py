@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ import numpy as np
 
 from apq.errors import ApqError
 from apq.options import BlockOptions, block_options
-from apq.space import BLOCK_FIELDS, SearchSpace
+from apq.space import BIT_FIELDS, BLOCK_FIELDS, SearchSpace
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,11 @@ class Domain:
     def whole(cls, space: SearchSpace) -> Domain:
         """Return the domain that allows all choices of a space."""
         return cls(space, _real_choices(space))
+
+    @cached_property
+    def sha256(self) -> str:
+        """What tells two domains of one space apart."""
+        return hashlib.sha256(self.asked.tobytes()).hexdigest()
 
     # ---- smaller domains ----
 
@@ -106,6 +112,12 @@ class Domain:
     def is_whole(self) -> bool:
         """Whether every choice of the space is asked for."""
         return bool((self.asked == _real_choices(self.space)).all())
+
+    @cached_property
+    def leaves_bits_open(self) -> bool:
+        """Whether some block that can be switched on has a choice of bits."""
+        first_bit_gene = self.space.columns[BIT_FIELDS[0]].start
+        return bool((self.allowed[first_bit_gene:].sum(axis=1) > 1).any())
 
     def contains(self, genes: np.ndarray) -> np.ndarray:
         """Return which subnets lie in the domain and can run, bool (N,); idle blocks may differ."""

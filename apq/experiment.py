@@ -122,6 +122,8 @@ class Experiment:
         report = files.read_json(path) if path.exists() else {}
         if not isinstance(report, dict):
             raise ApqError(f"{path} is damaged: it must hold a JSON object")
+        with files.naming(path):
+            _check_report(report)
         return report
 
     @property
@@ -133,3 +135,35 @@ class Experiment:
     def best_checkpoint(self) -> Path:
         """The checkpoint that validation liked best."""
         return self.checkpoint_dir / BEST_NAME
+
+
+_NUMBER = (int, float)
+_REPORTED = {
+    "type": str,
+    "unit": str,
+    "accounting": str,
+    "constraint": _NUMBER,
+    "cost": _NUMBER,
+    "image_size": int,
+    "n_classes": int,
+    "limits": dict,
+    "use_of_limits": list,
+}
+_OF_A_LIMIT = {"type": str, "unit": str, "maximum": _NUMBER, "cost": _NUMBER}
+"""What others rely on, of what a search tells of itself and of each of its limits."""
+
+
+def _check_report(report: dict[str, Any]) -> None:
+    """Raise ApqError when a value that others rely on is not of its kind."""
+
+    def check(values: dict[str, Any], kinds: dict[str, Any]) -> None:
+        for name, kind in kinds.items():
+            value = values.get(name)
+            if isinstance(value, bool) or not isinstance(value, kind):
+                raise ApqError(f"it is damaged: '{name}' is {value!r}")
+
+    check(report, {name: kind for name, kind in _REPORTED.items() if name in report})
+    for row in report.get("use_of_limits", []):
+        if not isinstance(row, dict):
+            raise ApqError(f"it is damaged: 'use_of_limits' holds {row!r}")
+        check(row, _OF_A_LIMIT)

@@ -26,4 +26,4 @@ def find_model(path: str | Path) -> Path:
 def find_in(given: str | Path, name: str) -> Path:
     """Return the file `name` of a folder of models, shipped ones included, else what was given."""
     file = find_model(Path(given) / name)
-    return file if file.is_file() else Path(given)
+    return file if file.is_file() else find_model(given)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from apq import files
 from apq.errors import ApqError
+from apq.paths import find_in
 from apq.provenance import card_path, read_card
 from apq.space import PAPER_SPACE, SearchSpace, as_genes
 from apq.subnet import Subnet
@@ -128,10 +129,11 @@ class AccuracyPredictor(nn.Module):
     ) -> AccuracyPredictor:
         """Load a predictor from a file, or from the file `name` of a folder.
 
-        Whether it is quantized shows in its weights. Raises ApqError when the file is missing or
-        damaged, or when a weight is missing, foreign, of another shape or not finite.
+        Those under `models` are looked for among the shipped ones, too, as commands do. Whether it
+        is quantized shows in its weights. Raises ApqError when the file is missing or damaged, or
+        when a weight is missing, foreign, of another shape or not finite.
         """
-        path = find_weights(Path(path), name)
+        path = find_weights(find_in(path, name), name)
         content = checkpoint.load(path)
         with files.naming(path):
             predictor = cls.from_weights(checkpoint.state_dict(content), space, hidden=hidden)

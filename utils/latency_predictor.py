@@ -78,7 +78,7 @@ class LatencyPredictor:
         self.accounting = accounting
         self.n_classes = n_classes
         if table is not None:
-            _check_table(table, image_size)
+            check_table(table, image_size)
             self.table = table
         self._input_sizes = input_sizes(space, image_size)
         self.fixed_cost = self._sum_fixed_layers()
@@ -268,7 +268,7 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
-def _check_table(table: lut_table.Table, image_size: int) -> None:
+def check_table(table: lut_table.Table, image_size: int) -> None:
     if table.image_size != image_size:
         raise ApqError(
             f"the table is for image size {table.image_size}, not {image_size}: choose another "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apq import files
 from apq.cli import parser as cli
@@ -14,18 +14,21 @@ from apq.cli.processes import add_nproc, in_processes
 from apq.cli.recipe import add_recipe, recipe
 from apq.cli.tables import format_table
 from apq.cli.weights import find_supernet
+from apq.domain import Domain
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.provenance import write_card
+from apq.space import PAPER_SPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import torch
 
     from imagenet_codebase.run_manager.recipes import FinetuneSettings
     from methods.validation.compare import Contest, ContestResult
     from methods.validation.correlate import Correlation
+    from utils.latency_predictor import LatencyPredictor
 
 HEADERS = ("experiment", "budget", "searched", "random, mean ± std", "best random", "won")
 
@@ -118,9 +121,30 @@ def _contest(name: str) -> Contest:
             f"{experiment.dir} does not tell what it was searched under ({min(missing)} is "
             f"missing): make it with search.py"
         )
-    cost = LatencyPredictor(report["type"], report["image_size"], accounting=report["accounting"])
+    given = {name: report[name] for name in ("accounting", "n_classes") if name in report}
+    cost = LatencyPredictor(report["type"], report["image_size"], **given)
+    _check_request(experiment, report, cost)
     experiment.subnet()  # a broken file is told before the data are read
     return Contest(experiment=experiment, cost=cost, maximum=report["constraint"])
+
+
+def _check_request(
+    experiment: Experiment, report: Mapping[str, Any], cost: LatencyPredictor
+) -> None:
+    """Raise ApqError when random subnets under the first limit alone would be no fair rivals."""
+    if report.get("table_sha256", cost.table.sha256()) != cost.table.sha256():
+        raise ApqError(
+            f"{experiment.dir} was searched with a table of costs of its own (--lut): random "
+            f"subnets are drawn by the built-in one"
+        )
+    if len(report.get("limits", {})) > 1:
+        raise ApqError(
+            f"{experiment.dir} was searched under several limits at once: random subnets are "
+            f"drawn under one"
+        )
+    whole = Domain.whole(PAPER_SPACE).sha256
+    if report.get("domain_sha256", whole) != whole:
+        cli.warn(f"{experiment.dir} was searched in a part of the space; random subnets know all")
 
 
 def _correlation(results: Sequence[ContestResult]) -> Correlation | None:

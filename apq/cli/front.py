@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from apq import files
 from apq.cli import parser as cli
 from apq.cli.found_text import accuracy_origin
 from apq.cli.tables import format_table
+from apq.errors import ApqError
 from apq.experiment import Experiment
 from methods import diagnostics, pareto, plots
 from utils.plots import NO_PLOT, can_plot
@@ -35,6 +37,26 @@ class Point:
     def columns(self) -> list[str]:
         """Names of the swept costs, units included."""
         return [diagnostics.COST_COLUMNS[type_] for type_ in self.budgets]
+
+
+def check_free(name: str, points: Sequence[Point], overwrite: bool) -> None:
+    """Raise ApqError when `write` would replace what these points do not cover."""
+    folder = Experiment.path_for(name)
+    if (folder / "arch").exists():
+        raise ApqError(f"{folder} is an experiment: choose another --exp_name for the front")
+    path = folder / "front.csv"
+    if overwrite or not path.exists():
+        return
+    columns = [f"max_{column}" for column in points[0].columns]
+    wanted = {tuple(f"{budget}" for budget in point.budgets.values()) for point in points}
+    rows = list(csv.DictReader(files.read_text(path).splitlines()))
+    if not {tuple(row.get(column) for column in columns) for row in rows} <= wanted or any(
+        column.startswith("max_") and column not in columns for column in rows[:1] and rows[0]
+    ):
+        raise ApqError(
+            f"{path} is a front of other budgets: choose another --exp_name, or replace it with "
+            f"--overwrite"
+        )
 
 
 def write(name: str, points: Sequence[Point]) -> None:

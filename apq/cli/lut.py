@@ -10,7 +10,13 @@ from apq.cli.tables import format_table
 from apq.errors import ApqError, closest
 from apq.progress import Counter
 
-ACTIONS = ("build", "show", "diff")
+ACTIONS = {
+    "build": ("image_size", "out"),
+    "show": ("image_size", "filter", "limit"),
+    "diff": ("limit",),
+}
+"""What each of them takes, of the flags that not all do."""
+DEFAULT_SIZE, DEFAULT_SHOWN = 224, 20
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -24,12 +30,17 @@ def make_parser(prog: str) -> cli.Parser:
     )
     parser.add_argument("action", type=cli.one_of(*ACTIONS), metavar="build|show|diff")
     parser.add_argument("tables", nargs="*", type=Path, metavar="TABLE", help="table files")
-    parser.add_argument("--image_size", type=cli.whole_number(32), default=224, metavar="PX")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write what is built")
     parser.add_argument(
-        "--filter", default="", metavar="TEXT", help="show the entries whose key has this text"
+        "--image_size",
+        type=cli.whole_number(32),
+        metavar="PX",
+        help=f"of the table to build or, where no file is named, to show; default {DEFAULT_SIZE}",
     )
-    parser.add_argument("--limit", type=cli.whole_number(1), default=20, help="entries shown")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write what is built")
+    parser.add_argument("--filter", metavar="TEXT", help="show the entries whose key has this text")
+    parser.add_argument(
+        "--limit", type=cli.whole_number(1), help=f"entries shown; default {DEFAULT_SHOWN}"
+    )
     cli.add_common(parser)
     return parser
 
@@ -39,6 +50,13 @@ def run(args: argparse.Namespace) -> int:
     most = {"build": 0, "show": 1, "diff": 2}[args.action]
     if len(args.tables) > most or (args.action == "diff" and not args.tables):
         raise ApqError(f"'{args.action}' takes {most or 'no'} table files; got {len(args.tables)}")
+    for name in ("image_size", "out", "filter", "limit"):
+        if getattr(args, name) is not None and name not in ACTIONS[args.action]:
+            raise ApqError(f"--{name} says nothing to 'lut {args.action}'")
+    if args.action == "show" and args.tables and args.image_size:
+        raise ApqError(f"--image_size says nothing to a table from a file: {args.tables[0]}")
+    args.image_size = args.image_size or DEFAULT_SIZE
+    args.filter, args.limit = args.filter or "", args.limit or DEFAULT_SHOWN
     {"build": _build, "show": _show, "diff": _diff}[args.action](args)
     return 0
 

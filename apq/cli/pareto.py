@@ -71,6 +71,7 @@ def make_parser(prog: str) -> cli.Parser:
 def run(args: argparse.Namespace) -> int:
     """Search under one budget after another; write the front even when stopped."""
     points = _points(args)
+    front.check_free(args.exp_name, points, args.overwrite)
     possible = [point for point in points if _is_possible(point)]
     if not possible:
         points[-1].job.problem.check()
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _points(args: argparse.Namespace) -> list[Point]:
     """Return every combination of budgets, none before a tighter one."""
-    Experiment.path_for(args.exp_name)
+    Experiment.path_for(args.exp_name)  # a bad name is told first
     settings, domain = search_flags.settings_of(args), search_flags.domain_of(args)
     costs = search_flags.cost_models(args)
     budgets, fixed = _budgets(args, costs, domain), search_flags.limits_of(args)
@@ -96,7 +97,7 @@ def _points(args: argparse.Namespace) -> list[Point]:
         if type_ in fixed:
             flag = search_flags.flag_of(type_)
             raise ApqError(f"the {type_} is swept and {flag} bounds it too: leave one of them out")
-    accuracy = search_flags.predictor_of(args)
+    accuracy = search_flags.predictor_of(args, domain)
     points = []
     for combination in pareto.grid(budgets):
         maxima = {**combination, **fixed}

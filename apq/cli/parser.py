@@ -11,6 +11,9 @@ from typing import Any, NoReturn
 from apq import files
 from apq.errors import ApqError, closest
 
+LARGEST_SEED = 2**63 - 1  # what every generator takes
+WORDS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are ApqErrors, and which takes no abbreviations."""
@@ -60,13 +63,13 @@ class Parser(argparse.ArgumentParser):
 
     def _typed(self, action: argparse.Action, value: Any) -> Any:
         if action.nargs == 0:
-            if not isinstance(value, bool):
-                raise ApqError(f"'{action.dest}' is {value!r}; it must be true or false")
-            return value
-        if value is None or isinstance(value, bool | list | dict):
-            raise ApqError(f"'{action.dest}' is {value!r}; it must be a number or a word")
+            if not isinstance(value, str) or value.lower() not in WORDS:
+                raise ApqError(f"'{_name(action)}' is {value!r}; it must be true or false")
+            return WORDS[value.lower()]
+        if not isinstance(value, str) or not value:
+            raise ApqError(f"'{_name(action)}' is {value!r}; it must be a number or a word")
         try:
-            return self._get_value(action, str(value))
+            return self._get_value(action, value)
         except argparse.ArgumentError as error:
             raise ApqError(str(error).removeprefix("argument ")) from None
 
@@ -90,11 +93,12 @@ def _read_yaml(path: str) -> dict[str, Any]:
     import yaml  # only for the few who use a file: it takes a while to import
 
     try:
-        content = yaml.safe_load(files.read_text(path))
+        # Every value as it is typed: a flag knows best what it means.
+        content = yaml.load(files.read_text(path), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
         first_line = str(error).splitlines()[0]
         raise ApqError(f"{path} is not valid YAML: {first_line}") from None
-    if content is None:
+    if content in (None, ""):
         return {}
     if not isinstance(content, dict):
         raise ApqError(f"{path} must hold settings as 'flag: value' lines")
@@ -134,8 +138,8 @@ def number_from_zero(text: str) -> float:
     return value
 
 
-def whole_number(minimum: int) -> Callable[[str], int]:
-    """Return a type for whole numbers from `minimum` on."""
+def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Return a type for whole numbers from `minimum` on, up to `maximum`."""
 
     def check(text: str) -> int:
         try:
@@ -144,6 +148,8 @@ def whole_number(minimum: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
         if value < minimum:
             raise argparse.ArgumentTypeError(f"{value} is too small; at least {minimum}")
+        if maximum is not None and value > maximum:
+            raise argparse.ArgumentTypeError(f"{value} is too large; at most {maximum}")
         return value
 
     return check
@@ -153,10 +159,17 @@ def add_common(parser: Parser) -> None:
     """Add the flags that every command takes."""
     group = parser.add_argument_group("common")
     group.add_argument("--config", metavar="FILE", help="YAML file of 'flag: value' lines")
-    group.add_argument("--seed", type=whole_number(0), default=0, help="default %(default)s")
+    group.add_argument(
+        "--seed", type=whole_number(0, LARGEST_SEED), default=0, help="default %(default)s"
+    )
     group.add_argument(
         "--device", default="auto", help="auto (CUDA where it is there), cpu, cuda, cuda:1 ..."
     )
+
+
+def same_command(args: argparse.Namespace) -> str:
+    """Name the command that goes on: one that began anew would do so again."""
+    return "the same command" + (" without --restart" if args.restart else "")
 
 
 def warn(message: str) -> None:

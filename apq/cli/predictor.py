@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from methods.prediction.ensemble import EnsembleFit
     from methods.prediction.fit import Fit
 
+OUTPUTS = ("acc.pt", "acc_quant.pt")
 MIN_SEARCHED = 5
 MEASURED_ALIKE = ("supernet_sha256", "dataset", "image_size", "n_images", "n_bn_images", "seed")
 HEADERS = (
@@ -73,6 +74,9 @@ def make_parser(prog: str) -> cli.Parser:
         help="also train on 100 to 2,000 quantized pairs, five seeds each, from scratch and by\n"
         "transfer, and write the table and the figure there",
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace predictors of other data, too"
+    )
     cli.add_common(parser)
     return parser
 
@@ -105,9 +109,12 @@ def run(args: argparse.Namespace) -> int:
     )
     device = pick_device(args.device)
     source = read_card(pairs_path)
+    dataset = source.get("dataset", "unknown")
+    if not args.overwrite:
+        _check_free(args.out_dir, dataset)
     latency = LatencyPredictor("latency", source.get("image_size", 224)).predict
     facts = {
-        "dataset": source.get("dataset", "unknown"),
+        "dataset": dataset,
         "image_size": source.get("image_size"),
         "seed": args.seed,
         "settings": asdict(settings),
@@ -125,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         print(fits.about_searched)
         last_round = read_card(from_searches).get(LAST_ROUND)
         figures["searched"] = {**fits.about_searched.figures(), LAST_ROUND: last_round}
-    for file, name in (("acc.pt", FULL), ("acc_quant.pt", fits.to_search_with)):
+    for file, name in zip(OUTPUTS, (FULL, fits.to_search_with), strict=True):
         path = args.out_dir / file
         fits.by_name[name].predictor.save(path)
         write_card(path, **facts, figures=figures)
@@ -142,6 +149,17 @@ def run(args: argparse.Namespace) -> int:
         print(format_table(headers, summarize(rows)))
         print("study: " + ", ".join(map(str, write_study(rows, args.study))))
     return 0
+
+
+def _check_free(folder: Path, dataset: str) -> None:
+    """Raise ApqError when predictors of other data would be replaced, before time is spent."""
+    for path in (folder / name for name in OUTPUTS):
+        known = read_card(path).get("dataset", "unknown")
+        if path.exists() and known != dataset:
+            raise ApqError(
+                f"{path} has learned from other data ({known}) than these pairs ({dataset}): "
+                f"choose another --out_dir, or replace it with --overwrite"
+            )
 
 
 def _about_noise(fits: Mapping[str, Fit], noise: float) -> str:

@@ -53,7 +53,8 @@ def _finetune(
     restart = args.restart and not distributed.restarted()
     result = finetune(experiment, supernet, data, settings, device, restart)
     if not result.finished:
-        print(f"stopped; the same command goes on from {experiment.checkpoint_dir}/last.pth.tar")
+        last = experiment.checkpoint_dir / "last.pth.tar"
+        print(f"stopped; {cli.same_command(args)} goes on from {last}")
         return 130
     print(
         f"best validation top-1 {result.best_top1:.2%}: {experiment.best_checkpoint}\n"

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     maxima = _maxima(args)
     settings, domain = search_flags.settings_of(args), search_flags.domain_of(args)
     costs = search_flags.cost_models(args)
-    accuracy = search_flags.predictor_of(args)
+    accuracy = search_flags.predictor_of(args, domain)
     limits = tuple(Limit(costs[type_], maximum) for type_, maximum in maxima.items())
     problem = SearchProblem(domain.space, accuracy.predict, limits, domain, accuracy.slopes)
     problem.check()

@@ -13,6 +13,7 @@ from apq.domain import Domain
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.paths import find_in, find_model
+from apq.provenance import read_card
 from apq.space import PAPER_SPACE
 from methods.evolution import EvolutionSettings
 from methods.guided import GuidedSettings
@@ -235,10 +236,11 @@ def settings_of(args: argparse.Namespace) -> SearchSettings:
     return kind(**given, seed=args.seed)
 
 
-def predictor_of(args: argparse.Namespace) -> Predictor:
+def predictor_of(args: argparse.Namespace, domain: Domain) -> Predictor:
     """Load the accuracy predictor, or several as an ensemble that ranks by a lower bound.
 
-    Raises ApqError when there is none, or `--risk` is given for one alone.
+    Raises ApqError when there is none, when `--risk` is given for one alone, or when one knows
+    nothing of bits and the domain leaves some to choose.
     """
     from imagenet_codebase.run_manager.evaluate import pick_device
     from utils.accuracy_predictor import QUANTIZED_NAME
@@ -249,7 +251,14 @@ def predictor_of(args: argparse.Namespace) -> Predictor:
         name = QUANTIZED_NAME
         if args.risk is not None and find_model(given / ENSEMBLE_NAME).is_file():
             name = ENSEMBLE_NAME
-        members += load_members(find_in(given, name), device)
+            _check_ensemble(given)
+        loaded = load_members(find_in(given, name), device)
+        if not loaded[0].quantized and domain.leaves_bits_open:
+            raise ApqError(
+                f"{given} knows nothing of bits, so that a search would take the fewest: name "
+                f"another (an {QUANTIZED_NAME}) with --acc_predictor_dir, or freeze the bits"
+            )
+        members += loaded
     if len(members) > 1:
         return PredictorEnsemble(members, DEFAULT_RISK if args.risk is None else args.risk)
     if args.risk is not None:
@@ -258,3 +267,17 @@ def predictor_of(args: argparse.Namespace) -> Predictor:
             "with --acc_predictor_dir=a,b or make an ensemble with 'apq predictor --ensemble=5'"
         )
     return members[0]
+
+
+def _check_ensemble(folder: Path) -> None:
+    """Raise ApqError when a folder's ensemble has learned from other pairs than its predictor."""
+    from utils.accuracy_predictor import QUANTIZED_NAME
+    from utils.ensemble import ENSEMBLE_NAME
+
+    cards = [read_card(find_model(folder / name)) for name in (QUANTIZED_NAME, ENSEMBLE_NAME)]
+    for fact in ("pairs_sha256", "searched_sha256"):
+        if all(cards) and cards[0].get(fact) != cards[1].get(fact):
+            raise ApqError(
+                f"{folder / ENSEMBLE_NAME} has learned from other pairs than {QUANTIZED_NAME} "
+                f"beside it: make it again with 'apq predictor --ensemble'"
+            )

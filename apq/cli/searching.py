@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import shutil
 from collections.abc import Mapping
@@ -55,7 +54,7 @@ class Job:
             "image_size": cost.image_size,
             "accounting": cost.accounting,
             "n_classes": cost.n_classes,
-            "domain_sha256": hashlib.sha256(self.problem.domain.asked.tobytes()).hexdigest(),
+            "domain_sha256": self.problem.domain.sha256,
             "predictor_sha256": self.accuracy.sha256,
             "risk": getattr(self.accuracy, "risk", None),
             "table_sha256": cost.table.sha256(),

@@ -12,6 +12,7 @@ from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
+from apq.errors import ApqError
 from apq.provenance import write_card
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 
@@ -76,6 +77,9 @@ def make_parser(prog: str) -> cli.Parser:
         help="run the quantizers' passes as compiled loops; default: in runs of 500 steps on",
     )
     parser.add_argument("--restart", action="store_true", help="drop an earlier run and begin anew")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a supernet that this run did not make"
+    )
     add_nproc(parser)
     add_data(parser, default="digits", trains=True)
     cli.add_common(parser)
@@ -85,7 +89,13 @@ def make_parser(prog: str) -> cli.Parser:
 def run(args: argparse.Namespace) -> int:
     """Train, and write the supernet with its card, in as many processes as were asked for."""
     settings = _settings(args)
+    if args.out.exists() and not _run_folder(args).exists() and not args.overwrite:
+        raise ApqError(f"{args.out} exists: choose another --out, or replace it with --overwrite")
     return in_processes(args, lambda device: _train(args, settings, device))
+
+
+def _run_folder(args: argparse.Namespace) -> Path:
+    return args.out.with_name(args.out.name + ".run")
 
 
 def _settings(args: argparse.Namespace) -> SupernetSettings:
@@ -117,13 +127,13 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
     from imagenet_codebase.run_manager.supernet import train_supernet
 
     data = open_data(args)
-    folder = args.out.with_name(args.out.name + ".run")
+    folder = _run_folder(args)
     # Started again after a loss, a run goes on: what it saved is its own.
     if args.restart and distributed.is_first() and not distributed.restarted():
         shutil.rmtree(folder, ignore_errors=True)
     trained = train_supernet(data, settings, folder, device)
     if trained is None:
-        print(f"stopped; the same command goes on from {folder}")
+        print(f"stopped; {cli.same_command(args)} goes on from {folder}")
         return 130
     net, history = trained
     tested = measure_on_test(net, data, settings.n_bn_images, args.n_workers)

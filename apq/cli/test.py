@@ -64,14 +64,16 @@ def run(args: argparse.Namespace) -> int:
 def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.device) -> None:
     from imagenet_codebase.run_manager.finetune import load_trained
     from lut import table as lut_table
+    from utils.latency_predictor import check_table
 
     subnet, report = experiment.subnet(), experiment.report()
     if args.lut:
         table = lut_table.load(args.lut)
+        check_table(table, args.image_size or table.image_size)
     else:
         table = lut_table.for_image_size(args.image_size or report.get("image_size", 224))
     trained = load_trained(experiment)
-    n_classes = trained.net.n_classes if trained else IMAGENET_CLASSES
+    n_classes = trained.net.n_classes if trained else report.get("n_classes", IMAGENET_CLASSES)
     _print_search(report, table)
     print(f"{experiment.dir}: cost at {table.image_size} px, {n_classes} classes")
     print(format_table(("figure", "value", "unit"), cost_rows(subnet, table, n_classes)))

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 
 from apq import ApqError, Experiment, cli, paths
 from apq.cli import weights
+from apq.cli.parser import same_command
 from apq.cli.recipe import recipe
 from apq.cli.tables import format_table
 from apq.cli.weights import find_supernet
@@ -43,11 +46,11 @@ SURFACE = {
     "lut": "--image_size --out --filter --limit",
     "supernet": f"""--out --init --largest_epochs --elastic_epochs --quantized_epochs --lr
         --quantized_lr --batch_size --warmup_epochs --n_random --sandwich_every
-        --small_image_size --compile --randaugment --restart --nproc {DATA}""",
+        --small_image_size --compile --randaugment --restart --overwrite --nproc {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_searched
         --acc_predictor_dir --n_bn_images --n_val_images --n_noise --nproc {DATA}""",
     "predictor": """--pairs --searched --out_dir --n_epochs --lr --weight_decay --dropout
-        --transfer_lr --held_out --ensemble --study""",
+        --transfer_lr --held_out --ensemble --study --overwrite""",
     "compare": f"--exp_names --n_random --direct --out --nproc {RECIPE} {DATA}",
     "correlate": f"--n_subnets --out --nproc {RECIPE} {DATA}",
 }
@@ -307,11 +310,14 @@ def test_a_config_file_holds_flags_and_the_command_line_wins(home, call):
     [
         ("constrant: 3", "unknown setting 'constrant' (did you mean 'constraint'?)"),
         ("constraint: slow", "run.yaml: --constraint: 'slow' is not a number"),
-        ("overwrite: 1", "'overwrite' is 1; it must be true or false"),
-        ("seed: [1]", "'seed' is [1]; it must be a number or a word"),
+        ("overwrite: 1", "'overwrite' is '1'; it must be true or false"),
+        ("seed: [1]", "'seed' is ['1']; it must be a number or a word"),
         ("- 3", "must hold settings"),
         ("a: [", "not valid YAML"),
-        ("seed: !!python/object/apply:os.system ['touch evil']", "not valid YAML"),
+        ("seed: !!python/object/apply:os.system ['touch evil']", "it must be a number or a word"),
+        ("seed: 2026-13-45", "run.yaml: --seed: '2026-13-45' is not a whole number"),
+        ("seed: 18446744073709551616", "is too large; at most"),
+        ("exp_name:", "'exp_name' is ''; it must be a number or a word"),
     ],
 )
 def test_a_broken_config_file_is_told(home, call, text, message):
@@ -410,6 +416,62 @@ def test_lut_builds_shows_and_compares(home, call, monkeypatch):
     assert call("lut", "show", "--filter=(97,")[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("show", "t.json", "--image_size=96"), "--image_size says nothing to a table from a file"),
+        (("show", "--out=x.json"), "--out says nothing to 'lut show'"),
+        (("diff", "t.json", "--filter=zz"), "--filter says nothing to 'lut diff'"),
+        (("build", "--limit=3"), "--limit says nothing to 'lut build'"),
+    ],
+)
+def test_a_flag_that_an_action_of_lut_does_not_take_is_refused(home, call, flags, message):
+    status, _, err = call("lut", *flags)
+    assert status == 2
+    assert message in err
+
+
+def test_what_the_search_was_told_counts_when_it_is_tested(home, call, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    limits = ("--max_size_bytes=2e6", "--n_classes=10", "--generations=3")
+    assert call("search", "--exp_name=small", *limits)[0] == 0
+    report = Experiment.open(home / "exps" / "small").report()
+    _, out, _ = call("test", "--exp_dir=exps/small")
+    assert "10 classes" in out
+    assert re.search(rf"model size +{report['size_bytes'] / 1e6:.3f} ", out)
+    assert call("lut", "build", "--image_size=64", "--out=t64.json")[0] == 0
+    flags = ("--exp_dir=exps/small", "--lut=t64.json")
+    assert "cost at 64 px" in call("test", *flags)[1]
+    status, _, err = call("test", *flags, "--image_size=224")
+    assert status == 2
+    assert "the table is for image size 64, not 224" in err
+
+
+def test_a_damaged_report_is_told(home, call):
+    assert call("search", *search_flags())[0] == 0
+    path = home / "exps" / "found" / "search.json"
+    whole = json.loads(path.read_text())
+    for change in ({"constraint": "x"}, {"use_of_limits": [{"type": "latency"}]}, {"type": None}):
+        path.write_text(json.dumps({**whole, **change}))
+        status, _, err = call("test", "--exp_dir=exps/found")
+        assert status == 2
+        assert "search.json: it is damaged" in err
+
+
+def test_what_another_run_made_is_not_replaced(home, call):
+    (home / "models" / "supernet.pth.tar").write_bytes(b"mine")
+    status, _, err = call("supernet", "--dataset=digits")
+    assert status == 2
+    assert "models/supernet.pth.tar exists" in err
+    assert not (home / "models" / "supernet.pth.tar.run").exists()
+    assert (home / "models" / "supernet.pth.tar").read_bytes() == b"mine"
+
+
+def test_going_on_after_a_restart_is_said_right():
+    assert same_command(Namespace(restart=False)) == "the same command"
+    assert same_command(Namespace(restart=True)) == "the same command without --restart"
+
+
 def test_the_table_printer_by_hand():
     text = format_table(("name", "ms"), [("a", 1.5), ("longer", 10), (None, None)])
     assert text == "name     ms\n------  ---\na       1.5\nlonger   10\n"
@@ -428,8 +490,11 @@ def test_predictors_train_from_a_file_of_pairs(home, call):
     assert "quantized, by transfer" in out
     assert AccuracyPredictor.load("mine").card["dataset"] == "toys"
     assert not AccuracyPredictor.load("mine", name="acc.pt").quantized
+    status, _, err = call("predictor", "--pairs=pairs.json", "--n_epochs=2")
+    assert status == 2
+    assert "acc_quant.pt has learned from other data (digits) than these pairs (toys)" in err
     write_pairs("few.json", dict(list(pairs.items())[:3]))
-    status, _, err = call("predictor", "--pairs=few.json")
+    status, _, err = call("predictor", "--pairs=few.json", "--out_dir=few")
     assert status == 2
     assert "too few" in err
 

@@ -33,15 +33,15 @@ def place(home):
 
 
 def test_compare_finetunes_and_tells_how_direct_accuracy_ranks(place, call, monkeypatch):
-    flags = ("--supernet=models/supernet.pth.tar", "--exp_names=found", "--n_random=2")
+    flags = ("--supernet=models/supernet.pth.tar", "--exp_names=found", "--n_random=3")
     status, out, err = call("compare", *flags, *RECIPE, *DATA)
     assert status == 0, err
     assert re.search(r"found +0\.5 ms", out)
-    assert "of 2 random subnets: Kendall tau" in out
+    assert "of 3 random subnets: Kendall tau" in out
     (result,) = json.loads((place / "models" / "comparison.json").read_text())
-    assert len(result["random"]) == 2
+    assert len(result["random"]) == 3
     assert result["arch"] == Experiment.open(place / "exps" / "found").subnet().to_json()
-    assert read_card(place / "models" / "comparison.json")["correlation"]["n_subnets"] == 2
+    assert read_card(place / "models" / "comparison.json")["correlation"]["n_subnets"] == 3
     assert Experiment.open(place / "exps" / "found").best_checkpoint.exists()
 
     # Hours of finetuning are not lost for want of a library.
@@ -83,3 +83,20 @@ def test_correlate_asks_for_scipy_before_it_finetunes(place, call, monkeypatch):
     assert status == 2
     assert "rank correlations need scipy" in err
     assert not (place / "models" / "correlation.json.run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"table_sha256": "another"}, "was searched with a table of costs of its own"),
+        ({"limits": {"latency": 0.5, "energy": 1.0}}, "was searched under several limits"),
+        ({"constraint": "slow"}, r"search.json: it is damaged: 'constraint' is 'slow'"),
+    ],
+)
+def test_a_search_that_random_subnets_cannot_follow_is_refused(place, call, change, message):
+    path = place / "exps" / "found" / "search.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    flags = ("--supernet=models/supernet.pth.tar", "--exp_names=found", "--n_random=1", "--direct")
+    status, _, err = call("compare", *flags, *DATA)
+    assert status == 2
+    assert message in err

@@ -167,3 +167,22 @@ def test_mistakes_are_told_in_one_line(home, call, flags, message):
     assert err.count("\n") == 1
     assert message in err
     assert not Path("exps/front").exists()
+
+
+def test_another_front_is_not_replaced(home, call):
+    assert call("pareto", "--exp_name=front", "--budgets=8,12", QUICK)[0] == 0
+    before = Path("exps/front/front.csv").read_bytes()
+    for flags in (("--type=energy", "--budgets=10,14"), ("--budgets=12",)):
+        status, _, err = call("pareto", "--exp_name=front", *flags, QUICK)
+        assert status == 2
+        assert "front.csv is a front of other budgets" in err
+    assert Path("exps/front/front.csv").read_bytes() == before
+    assert call("pareto", "--exp_name=front", "--budgets=12", QUICK, "--overwrite")[0] == 0
+    assert [row["max_latency_ms"] for row in front()] == ["12.0"]
+
+
+def test_a_front_is_not_put_into_an_experiment(home, call):
+    Experiment.create("front", smallest(PAPER_SPACE).with_bits(4), 5.0, {}, root=home / "exps")
+    status, _, err = call("pareto", "--exp_name=front", "--budgets=12", QUICK)
+    assert status == 2
+    assert "exps/front is an experiment" in err

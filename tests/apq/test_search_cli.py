@@ -385,3 +385,25 @@ def test_half_a_search_beside_a_whole_one_becomes_the_new_one(home, call, stoppe
     assert found().report()["constraint"] == 9
     assert found().report()["n_steps"] == 40
     assert not Path("exps/found.stopped").exists()
+
+
+# ---- predictors that do not fit the request ----
+
+
+def test_a_predictor_that_knows_no_bits_needs_them_fixed(home, call):
+    AccuracyPredictor(quantized=False).save(home / "mine" / "acc.pt")
+    flags = ("--exp_name=found", "--constraint=14", "--acc_predictor_dir=mine/acc.pt", QUICK)
+    status, _, err = call("search", *flags)
+    assert status == 2
+    assert "mine/acc.pt knows nothing of bits" in err
+    assert call("search", *flags, "--exclude_bits=4,6")[0] == 0
+
+
+def test_an_ensemble_of_other_pairs_is_refused(home, call, ensemble):
+    for name, pairs in (("acc_quant.pt", "new"), ("acc_ensemble.pt", "old")):
+        write_card(home / "models" / name, dataset="digits", image_size=64, pairs_sha256=pairs)
+    flags = ("--exp_name=found", "--constraint=11", QUICK)
+    status, _, err = call("search", *flags, "--risk=1")
+    assert status == 2
+    assert "acc_ensemble.pt has learned from other pairs than acc_quant.pt beside it" in err
+    assert call("search", *flags)[0] == 0
