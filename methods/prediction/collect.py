@@ -155,10 +155,10 @@ def collect(
             others = bn_batches(data, n_bn_images, batch_size, device, seed + 1, n_workers)
             points = noise_floor(net, pairs, n_noise, others, images)
             noise = {"noise_points": points, "n_noise": n_noise}
-    if log:
-        new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
-        said = _said(path, quotas, new)
-        log.finish((time.perf_counter() - started) / 60, **noise, **said)
+        if log:
+            new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
+            said = _said(path, quotas, new)
+            log.finish((time.perf_counter() - started) / 60, **noise, **said)
     return not stopped
 
 

@@ -79,7 +79,10 @@ class PairLog:
         self.path, self.log_path, self.facts = Path(path), Path(f"{path}.log"), facts
         self.pairs: dict[Subnet, float] = {}
         if self.path.exists():
-            self._check_facts(self.path, read_card(self.path))
+            # A kill between file and card leaves the log, and with it what measured the pairs.
+            card = read_card(self.path)
+            if card or not self.log_path.exists():
+                self._check_facts(self.path, card)
             self.pairs = read_pairs(path, space)
         if self.log_path.exists():
             self._read_log(space)

@@ -156,6 +156,24 @@ def test_the_noise_is_that_of_other_batch_statistics(net, toy_data, tmp_path, mo
     assert noise_floor(net, pairs, 3, [], []) == pytest.approx((9 / 3 / 2) ** 0.5)
 
 
+def test_a_kill_between_the_pairs_and_their_card_loses_none(tmp_path, monkeypatch):
+    path, facts = tmp_path / "pairs.json", {"supernet_sha256": "x"}
+    subnet = smallest(PAPER_SPACE).with_bits(4)
+    first = PairLog(path, facts)
+    first.add(subnet, 70.0)
+    first.finish(1.0)
+    again = PairLog(path, facts)
+    again.add(subnet.with_bits(8), 80.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("methods.prediction.pairs.write_card", None)
+        with pytest.raises(TypeError):
+            again.finish(1.0)
+    known = PairLog(path, facts)
+    assert known.pairs == {subnet: 70.0, subnet.with_bits(8): 80.0}
+    with pytest.raises(ApqError, match="supernet_sha256 x, not y"):
+        PairLog(path, {"supernet_sha256": "y"})
+
+
 def test_pairs_of_another_supernet_are_never_mixed_in(net, toy_data, tmp_path):
     path = tmp_path / "pairs.json"
     gather(net, toy_data, path)
