@@ -51,6 +51,11 @@ class TrainingSettings:
         check_positive(self, "lr", "save_every_s")
         check_within(self, "warmup_epochs", "weight_decay", "grad_clip")
         check_within(self, "momentum", "label_smoothing", high=1)
+        if self.warmup_epochs >= self.n_epochs:
+            raise ApqError(
+                f"warmup_epochs is {self.warmup_epochs:g} and n_epochs {self.n_epochs}: a run that "
+                f"only warms up ends at its highest learning rate"
+            )
 
     def lr_at(self, epoch: int, step: int, n_steps: int) -> float:
         """Return the learning rate of one step: linear warmup, then a cosine down to zero."""

@@ -50,7 +50,13 @@ def phases(
     return [
         (
             name,
-            replace(settings.training, n_epochs=n_epochs, lr=lr),
+            replace(
+                settings.training,
+                n_epochs=n_epochs,
+                lr=lr,
+                # A short phase has to come down again.
+                warmup_epochs=min(settings.training.warmup_epochs, n_epochs / 2),
+            ),
             SandwichSettings(**common, **options),
         )
         for name, n_epochs, lr, options in plan

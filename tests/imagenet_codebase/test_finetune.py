@@ -368,3 +368,9 @@ def test_a_last_batch_of_one_image_has_no_say_in_batch_statistics(toy_data):
 def test_a_phase_without_epochs_is_left_out():
     settings = SupernetSettings(largest_epochs=0, elastic_epochs=3, quantized_epochs=0)
     assert [(name, recipe.n_epochs) for name, recipe, _ in phases(settings)] == [("elastic", 3)]
+
+
+def test_a_short_phase_warms_up_for_half_of_it_at_most():
+    settings = SupernetSettings(largest_epochs=1, elastic_epochs=4, quantized_epochs=0)
+    warmup = {name: recipe.warmup_epochs for name, recipe, _ in phases(settings)}
+    assert warmup == {"largest": 0.5, "elastic": 1.0}

@@ -84,6 +84,7 @@ def test_the_schedule_by_hand():
         ({"momentum": float("inf")}, "momentum is inf"),
         ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),
         ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
+        ({"n_epochs": 2, "warmup_epochs": 2.0}, "warmup_epochs is 2 and n_epochs 2"),
     ],
 )
 def test_settings_out_of_range_are_refused(change, message):
