@@ -21,6 +21,7 @@ from apq.cli.tables import format_table
 from apq.provenance import figure_of, read_card
 from apq.space import PAPER_SPACE, as_genes
 from apq.subnet import Subnet
+from methods.prediction.collect import NOISE
 from methods.prediction.fit import Quality, fit, quality
 from methods.prediction.pairs import as_arrays, hold_out, read_pairs, searched_path, split_pairs
 from methods.prediction.searched import SearchedQuality, searched_quality
@@ -73,7 +74,7 @@ def main() -> None:
         means = np.mean([row.numbers() for row in rows], axis=0)
         table.append((name, *(f"{figure:.3f}" for figure in means)))
     print(format_table(HEADERS, table))
-    if (noise := figure_of(card, "noise_points")) is not None:
+    if (noise := figure_of(card, NOISE, "quantized")) is not None:
         best = np.mean([row.held_out.best_tau(noise) for row in rows])
         print(f"a perfect predictor would have a tau of about {best:.3f}")
 

@@ -13,7 +13,7 @@ from apq.cli.processes import add_nproc, in_processes
 from apq.cli.weights import add_supernet, find_supernet
 from apq.errors import ApqError
 from apq.paths import find_in
-from apq.provenance import read_card
+from apq.provenance import figure_of, read_card
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ def make_parser(prog: str) -> cli.Parser:
         "--n_noise",
         type=cli.whole_number(0),
         default=40,
-        help="subnets measured once more at the end, to tell the noise",
+        help="subnets of each kind measured once more at the end, to tell the noise",
     )
     add_nproc(parser)
     add_data(parser, default="digits")
@@ -138,9 +138,12 @@ def _tell_searched(path: Path) -> None:
 
 def _tell(path: Path) -> None:
     """Print where the pairs are, and what is known of their noise."""
+    from methods.prediction.collect import KINDS, NOISE
+
     card = read_card(path)
-    if "noise_points" in card:
-        print(
-            f"one measurement strays by {card['noise_points']:.2f} points (other batch statistics)"
-        )
+    for kind, words in KINDS.items():
+        if (points := figure_of(card, NOISE, kind)) is not None:
+            print(
+                f"with other batch statistics a measurement {words} strays by {points:.2f} points"
+            )
     print(f"pairs: {path}")

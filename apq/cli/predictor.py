@@ -16,7 +16,7 @@ from apq.provenance import figure_of, read_card, write_card
 from methods.prediction.settings import FitSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from apq.subnet import Subnet
     from methods.prediction.ensemble import EnsembleFit
@@ -124,9 +124,8 @@ def run(args: argparse.Namespace) -> int:
         facts["searched_sha256"] = files.sha256(from_searches)
     fits = fit_all(full, quantized, searched, settings, latency, device)
     print(format_table(HEADERS, [_row(name, fit) for name, fit in fits.by_name.items()]))
-    noise = figure_of(source, "noise_points")
-    if noise is not None:
-        print(_about_noise(fits.by_name, noise))
+    for line in _about_noise(fits.by_name, source):
+        print(line)
     figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.by_name.items()}
     if fits.about_searched:
         print(fits.about_searched)
@@ -162,15 +161,17 @@ def _check_free(folder: Path, dataset: str) -> None:
             )
 
 
-def _about_noise(fits: Mapping[str, Fit], noise: float) -> str:
-    """Return what the noise of the measurements leaves for a predictor to get right."""
+def _about_noise(fits: Mapping[str, Fit], source: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the noise of the measurements leaves for a predictor to get right."""
+    from methods.prediction.collect import KINDS, NOISE
     from methods.prediction.kinds import FULL, TRANSFER
 
-    full, quantized = (fits[name].quality.best_tau(noise) for name in (FULL, TRANSFER))
-    return (
-        f"a measurement strays by {noise:.2f} points: a perfect predictor would have a Kendall tau "
-        f"of about {full:.2f} in full precision and {quantized:.2f} quantized"
-    )
+    for (kind, words), name in zip(KINDS.items(), (FULL, TRANSFER), strict=True):
+        if (noise := figure_of(source, NOISE, kind)) is not None:
+            yield (
+                f"a measurement {words} strays by {noise:.2f} points: a perfect predictor would "
+                f"have a Kendall tau of about {fits[name].quality.best_tau(noise):.2f}"
+            )
 
 
 def _row(name: str, fit: Fit) -> tuple[str, ...]:

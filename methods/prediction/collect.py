@@ -21,9 +21,13 @@ from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.measuring import bn_batches, measure
-from methods.prediction.pairs import PairLog
+from methods.prediction.pairs import PairLog, split_pairs
 
 DRAW_AT_ONCE = 64
+NOISE = "noise_points"
+"""Where a card of pairs holds the noise of each kind."""
+KINDS = {"full": "in full precision", "quantized": "quantized"}
+"""Names there, and in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +110,12 @@ def collect(
     """Measure subnets on the validation split until the file fills its quotas.
 
     `n_val_images` picks so many of the split's images at random, the same for every subnet, and
-    keeps them ready in memory; 0 takes all of them. At the end `n_noise` subnets are measured
-    once more to tell the noise (`noise_floor`), which the card then holds. `facts` name the
-    supernet; with those of the data they are kept beside the pairs. Several processes take turns
-    to measure; the first one writes. Goes on where an earlier call was stopped; returns False when
-    Ctrl-C stopped this one. Raises ApqError when the file holds pairs that something else measured.
+    keeps them ready in memory; 0 takes all of them. At the end `n_noise` subnets of each kind are
+    measured once more to tell the noise (`noise_floor`), which the card then holds. `facts` name
+    the supernet; with those of the data they are kept beside the pairs. Several processes take
+    turns to measure; the first one writes. Goes on where an earlier call was stopped; returns False
+    when Ctrl-C stopped this one. Raises ApqError when the file holds pairs that something else
+    measured.
     """
     device, started = next(net.parameters()).device, time.perf_counter()
     measured_with = {
@@ -153,8 +158,12 @@ def collect(
         noise = distributed.from_first(lambda: _known_noise(path, n_noise))
         if n_noise and pairs and not stopped and (len(pairs) > len(before) or not noise):
             others = bn_batches(data, n_bn_images, batch_size, device, seed + 1, n_workers)
-            points = noise_floor(net, pairs, n_noise, others, images)
-            noise = {"noise_points": points, "n_noise": n_noise}
+            points = {
+                kind: noise_floor(net, some, n_noise, others, images)
+                for kind, some in zip(KINDS, split_pairs(pairs), strict=True)
+                if some
+            }
+            noise = {NOISE: points, "n_noise": n_noise}
         if log:
             new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
             said = _said(path, quotas, new)
@@ -170,12 +179,13 @@ def _said(path: Path, quotas: Sequence[Quota], new: Mapping[Subnet, float]) -> d
     return {name: card[name] for quota in quotas for name in quota.fact_names if name in card}
 
 
-def _known_noise(path: Path, n_noise: int) -> dict[str, float]:
+def _known_noise(path: Path, n_noise: int) -> dict[str, Any]:
     """Return what the card says of the noise, if it is of so many subnets."""
     card = read_card(path)
-    if card.get("n_noise") != n_noise or "noise_points" not in card:
+    # Once it was one number for both kinds.
+    if card.get("n_noise") != n_noise or not isinstance(card.get(NOISE), dict):
         return {}
-    return {name: card[name] for name in ("noise_points", "n_noise")}
+    return {name: card[name] for name in (NOISE, "n_noise")}
 
 
 def noise_floor(

@@ -138,7 +138,8 @@ def test_the_noise_is_that_of_other_batch_statistics(net, toy_data, tmp_path, mo
     quotas = random_quotas(net.space, 2, 4, 0)
     assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8, n_noise=3)
     noise = read_card(path)["noise_points"]
-    assert noise >= 0
+    assert set(noise) == {"full", "quantized"}
+    assert min(noise.values()) >= 0
     # Known already, it costs nothing when there is nothing else to measure.
     with monkeypatch.context() as patch:
         patch.setattr(module, "measure", None)
