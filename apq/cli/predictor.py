@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     source = read_card(pairs_path)
     dataset = source.get("dataset", "unknown")
-    if not args.overwrite:
+    if "dataset" in source and not args.overwrite:
         _check_free(args.out_dir, dataset)
     latency = LatencyPredictor("latency", source.get("image_size", 224)).predict
     facts = {

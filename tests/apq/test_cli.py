@@ -494,7 +494,7 @@ def test_predictors_train_from_a_file_of_pairs(home, call):
     assert status == 2
     assert "acc_quant.pt has learned from other data (digits) than these pairs (toys)" in err
     write_pairs("few.json", dict(list(pairs.items())[:3]))
-    status, _, err = call("predictor", "--pairs=few.json", "--out_dir=few")
+    status, _, err = call("predictor", "--pairs=few.json")
     assert status == 2
     assert "too few" in err
 
