@@ -49,10 +49,10 @@ def check_free(name: str, points: Sequence[Point], overwrite: bool) -> None:
         return
     columns = [f"max_{column}" for column in points[0].columns]
     wanted = {tuple(f"{budget}" for budget in point.budgets.values()) for point in points}
-    rows = list(csv.DictReader(files.read_text(path).splitlines()))
-    if not {tuple(row.get(column) for column in columns) for row in rows} <= wanted or any(
-        column.startswith("max_") and column not in columns for column in rows[:1] and rows[0]
-    ):
+    reader = csv.DictReader(files.read_text(path).splitlines())
+    known = [column for column in reader.fieldnames or () if column.startswith("max_")]
+    there = {tuple(row[column] for column in known) for row in reader}
+    if known != columns or not there <= wanted:
         raise ApqError(
             f"{path} is a front of other budgets: choose another --exp_name, or replace it with "
             f"--overwrite"

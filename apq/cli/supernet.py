@@ -89,13 +89,17 @@ def make_parser(prog: str) -> cli.Parser:
 def run(args: argparse.Namespace) -> int:
     """Train, and write the supernet with its card, in as many processes as were asked for."""
     settings = _settings(args)
-    if args.out.exists() and not _run_folder(args).exists() and not args.overwrite:
-        raise ApqError(f"{args.out} exists: choose another --out, or replace it with --overwrite")
     return in_processes(args, lambda device: _train(args, settings, device))
 
 
 def _run_folder(args: argparse.Namespace) -> Path:
     return args.out.with_name(args.out.name + ".run")
+
+
+def _check_free(args: argparse.Namespace) -> None:
+    """Raise ApqError when a supernet would be replaced that no run of this name made."""
+    if args.out.exists() and not _run_folder(args).exists() and not args.overwrite:
+        raise ApqError(f"{args.out} exists: choose another --out, or replace it with --overwrite")
 
 
 def _settings(args: argparse.Namespace) -> SupernetSettings:
@@ -126,6 +130,7 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
     from imagenet_codebase.run_manager.measuring import measure_on_test
     from imagenet_codebase.run_manager.supernet import train_supernet
 
+    distributed.from_first(lambda: _check_free(args))
     data = open_data(args)
     folder = _run_folder(args)
     # Started again after a loss, a run goes on: what it saved is its own.
