@@ -269,6 +269,7 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_table(table: lut_table.Table, image_size: int) -> None:
+    """Raise ApqError when a table is of another image size than is asked for."""
     if table.image_size != image_size:
         raise ApqError(
             f"the table is for image size {table.image_size}, not {image_size}: choose another "
