@@ -19,8 +19,8 @@ class FitSettings:
     """Of AdamW, for weights only."""
     dropout: float = 0.2
     """Share of the hidden units left out of each step. With few pairs, a predictor that fits them
-    closely is the one whose errors a search finds; neither decay nor fewer steps is as good against
-    that (`benchmarks/predictor_fit.py`)."""
+    closely is the one whose errors a search finds. It errs least on pairs held out, of what was
+    tried (`benchmarks/predictor_fit.py`)."""
     held_out: float = 0.2
     """Share of the pairs that the figures come from; the predictors do not learn from them."""
     seed: int = 0
