@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,17 +33,24 @@ class SandwichSettings:
     """How many epochs that are."""
 
 
+Teacher = Callable[[torch.Tensor], torch.Tensor]
+"""Maps images (N, 3, S, S) to probabilities (N, n_classes)."""
+
+
 class SandwichStep:
     """One step: forward and backward of the largest, the smallest and random subnets.
 
     The largest, in full precision, learns from the labels; the rest from its softened answers
     (sandwich rule and in-place distillation: universally slimmable networks, ICCV 2019). As it
     costs more than the rest together, it may be left out of some steps, with the smallest: then
-    the random ones learn from the labels.
+    the random ones learn from the labels. With a teacher, all of them learn from its answers to the
+    very images they see, and from nothing else.
     """
 
-    def __init__(self, net: OnceForAllNet, settings: SandwichSettings) -> None:
-        self.net, self.settings = net, settings
+    def __init__(
+        self, net: OnceForAllNet, settings: SandwichSettings, teacher: Teacher | None = None
+    ) -> None:
+        self.net, self.settings, self.teacher = net, settings, teacher
         self.largest, self.smallest = largest(net.space), smallest(net.space)
 
     def subnets(self, key: tuple[int, ...]) -> list[Subnet]:
@@ -67,6 +74,7 @@ class SandwichStep:
 
         The key is (seed, epoch, step).
         """
+        answers = self.teacher(images) if self.teacher else labels
         if self.settings.small_image_size and key[1] < self.settings.small_epochs:
             size = (self.settings.small_image_size,) * 2
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
@@ -76,10 +84,11 @@ class SandwichStep:
             subnets = self.subnets(key)[1:]
         else:
             subnets = [self.largest, *self.subnets(key)]
-        logits, loss = self._learn(subnets[0], images, labels)
-        teacher = logits.softmax(1) if subnets[0] is self.largest else labels
+        logits, loss = self._learn(subnets[0], images, answers)
+        if subnets[0] is self.largest and not self.teacher:
+            answers = logits.softmax(1)
         for subnet in subnets[1:]:
-            self._learn(subnet, images, teacher)
+            self._learn(subnet, images, answers)
         return loss, (logits.argmax(1) == labels).sum()
 
     def _learn(

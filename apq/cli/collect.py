@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def _collect(args: argparse.Namespace, device: torch.device) -> int:
     from elastic_nn.networks.files import load_supernet
     from imagenet_codebase.run_manager import distributed
-    from imagenet_codebase.run_manager.finetune import knows_classes_of
+    from imagenet_codebase.run_manager.teacher import knows_classes_of
     from methods.prediction.collect import collect, random_quotas
     from methods.prediction.pairs import searched_path
     from methods.prediction.searched import searched_quota

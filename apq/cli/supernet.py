@@ -13,7 +13,7 @@ from apq.cli.data import add_data, open_data
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.errors import ApqError
-from apq.provenance import write_card
+from apq.provenance import figure_of, read_card, write_card
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -35,6 +35,18 @@ def make_parser(prog: str) -> cli.Parser:
         metavar="SOURCE",
         help="weights to start from: efficientnet-lite0 (ImageNet's, of the extra 'pretrained') "
         "or a supernet file; default random ones",
+    )
+    group.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="FILE",
+        help="a supernet file: all subnets learn from its largest one's answers, not from labels",
+    )
+    group.add_argument(
+        "--teacher_image_size",
+        type=cli.whole_number(0),
+        metavar="PX",
+        help="enlarge images for the teacher; default: to the size in its card",
     )
     group.add_argument(
         "--largest_epochs", type=cli.whole_number(0), default=SupernetSettings.largest_epochs
@@ -113,6 +125,8 @@ def _settings(args: argparse.Namespace) -> SupernetSettings:
         sandwich_every=args.sandwich_every,
         small_image_size=args.small_image_size,
         init=args.init,
+        teacher=str(args.teacher or ""),
+        teacher_image_size=_teacher_image_size(args),
         training=TrainingSettings(
             batch_size=args.batch_size,
             warmup_epochs=args.warmup_epochs,
@@ -122,6 +136,17 @@ def _settings(args: argparse.Namespace) -> SupernetSettings:
             compile=args.compile,
         ),
     )
+
+
+def _teacher_image_size(args: argparse.Namespace) -> int:
+    if args.teacher is None:
+        if args.teacher_image_size:
+            raise ApqError("there is no teacher: name one with --teacher, or leave its size away")
+        return 0
+    if args.teacher_image_size is not None:
+        return args.teacher_image_size
+    size = figure_of(read_card(args.teacher), "image_size")
+    return int(size) if size else 0
 
 
 def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.device) -> int:
@@ -141,7 +166,8 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
         print(f"stopped; {cli.same_command(args)} goes on from {folder}")
         return 130
     net, history = trained
-    tested = measure_on_test(net, data, settings.n_bn_images, args.n_workers)
+    elastic = bool(settings.elastic_epochs or settings.quantized_epochs)
+    tested = measure_on_test(net, data, settings.n_bn_images, args.n_workers, elastic)
     if not distributed.is_first():
         return 0
     save_supernet(net, args.out)
@@ -160,6 +186,7 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
     rows = [
         (size, *(f"{tested[f'{size}{bits}_top1']:.2%}" for bits in ("", "_w8a8", "_w4a4")))
         for size in ("largest", "smallest", "random")
+        if f"{size}_top1" in tested
     ]
     print(f"top-1 on the {data.n_images('test'):,} test images, without finetuning:")
     print(format_table(("subnet", "full precision", "W8A8", "W4A4"), rows))

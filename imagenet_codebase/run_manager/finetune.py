@@ -13,7 +13,6 @@ from torch import nn
 from apq import files
 from apq.errors import ApqError
 from apq.experiment import Experiment
-from apq.provenance import read_card
 from apq.subnet import Subnet
 from elastic_nn.networks import MobileNet
 from elastic_nn.networks.files import load_supernet, supernet_from
@@ -27,6 +26,7 @@ from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.measuring import bn_batches
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
 from imagenet_codebase.run_manager.states import LAST_NAME
+from imagenet_codebase.run_manager.teacher import Teacher, knows_classes_of, read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
 
@@ -42,16 +42,6 @@ class FinetuneResult:
     """Validation accuracy before the first step; None when an earlier run was resumed."""
     best_top1: float | None
     history: list[dict[str, float]]
-
-
-def knows_classes_of(supernet_path: Path, n_classes: int, data: DataProvider) -> bool:
-    """Whether a supernet's `n_classes` classes are those of the data, as far as its card tells."""
-    card = read_card(supernet_path)
-    if n_classes != data.n_classes:
-        return False
-    if "class_names" in card:
-        return card["class_names"] == list(data.class_names)
-    return card.get("dataset", data.name) == data.name
 
 
 def starting_network(
@@ -153,7 +143,7 @@ class FinetuneStep:
     """One step: forward and backward of the network on labels, and on a teacher's answers."""
 
     def __init__(
-        self, net: nn.Module, settings: FinetuneSettings, teacher: nn.Module | None = None
+        self, net: nn.Module, settings: FinetuneSettings, teacher: Teacher | None = None
     ) -> None:
         self.net, self.settings, self.teacher = net, settings, teacher
 
@@ -167,33 +157,10 @@ class FinetuneStep:
         logits = logits.float()
         loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
         if self.teacher is not None:
-            with torch.no_grad():
-                answers = self.teacher(images).softmax(1)
-            from_teacher = F.cross_entropy(logits, answers)
+            from_teacher = F.cross_entropy(logits, self.teacher(images))
             loss = (1 - settings.distill) * loss + settings.distill * from_teacher
         loss.backward()
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
-
-
-def read_teacher(
-    supernet_path: Path,
-    data: DataProvider,
-    statistics: list[torch.Tensor],
-    device: torch.device,
-) -> nn.Module:
-    """Return the supernet's largest subnet in full precision, for evaluation only.
-
-    Raises ApqError when the supernet knows other classes.
-    """
-    net = load_supernet(supernet_path).net
-    if not knows_classes_of(supernet_path, net.n_classes, data):
-        raise ApqError(
-            f"{supernet_path} knows other classes ({net.n_classes}) than {data.name} "
-            f"({data.n_classes}): it cannot teach; give --distill=0, or another --supernet"
-        )
-    net = net.extract().to(device, memory_format=torch.channels_last)
-    net.reset_bn_statistics(statistics)
-    return fold(net)
 
 
 @dataclass(frozen=True)

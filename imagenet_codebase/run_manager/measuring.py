@@ -70,19 +70,25 @@ def by_bits(subnets: Mapping[str, Subnet], all_bits: Iterable[int | None]) -> di
 
 
 def measure_on_test(
-    net: OnceForAllNet, data: DataProvider, n_bn_images: int, n_workers: int = 0
+    net: OnceForAllNet,
+    data: DataProvider,
+    n_bn_images: int,
+    n_workers: int = 0,
+    elastic: bool = True,
 ) -> dict[str, float]:
     """Return test accuracies in full precision and with 8 and 4 bits everywhere.
 
-    Of the largest subnet, the smallest, and the mean of `N_TESTED` random ones, always the same.
-    Several processes share the images.
+    Of the largest subnet and, where all sizes were trained, of the smallest, and the mean of
+    `N_TESTED` random ones, always the same. Several processes share the images.
     """
     device = next(net.parameters()).device
     statistics = bn_batches(data, n_bn_images, BN_BATCH_SIZE, device, n_workers=n_workers)
     genes = net.space.sample(np.random.default_rng(0), N_TESTED)
     figures: dict[str, list[float]] = {}
-    sizes = {"largest": [largest(net.space)], "smallest": [smallest(net.space)]}
-    for size, subnets in {**sizes, "random": net.space.decode(genes)}.items():
+    sizes = {"largest": [largest(net.space)]}
+    if elastic:
+        sizes |= {"smallest": [smallest(net.space)], "random": net.space.decode(genes)}
+    for size, subnets in sizes.items():
         for one in subnets:
             for name, subnet in by_bits({size: one}, (None, 8, 4)).items():
                 ready = ready_to_measure(net, subnet, statistics)

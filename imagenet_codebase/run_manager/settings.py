@@ -95,10 +95,14 @@ class SupernetSettings:
     """Images that batch statistics are taken from before a subnet is measured."""
     init: str = ""
     """Weights to start from: `efficientnet-lite0`, a supernet file, or none (random ones)."""
+    teacher: str = ""
+    """Supernet file whose largest subnet answers in the labels' place, or none."""
+    teacher_image_size: int = 0
+    """Side to which images are enlarged for the teacher; 0: as they come."""
 
     def __post_init__(self) -> None:
         check_whole(self, "largest_epochs", "elastic_epochs", "quantized_epochs", least=0)
-        check_whole(self, "n_random", "small_image_size", least=0)
+        check_whole(self, "n_random", "small_image_size", "teacher_image_size", least=0)
         check_whole(self, "n_bn_images", "sandwich_every", least=1)
         if self.sandwich_every > 1 and not self.n_random:
             raise ApqError("sandwich_every is above 1: n_random must be at least 1")

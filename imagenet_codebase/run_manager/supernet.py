@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from apq import files
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import largest, smallest
 from elastic_nn.importance import sort_channels
@@ -21,6 +22,7 @@ from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.measuring import bn_batches, by_bits, ready_to_measure
 from imagenet_codebase.run_manager.run_folder import RunFolder
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
+from imagenet_codebase.run_manager.teacher import read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
 
 
@@ -82,16 +84,26 @@ def train_supernet(
     statistics = bn_batches(
         data, settings.n_bn_images, settings.training.batch_size, device, n_workers=n_workers
     )
+    teacher, teacher_facts = None, {}
+    if settings.teacher:
+        path, size = Path(settings.teacher), settings.teacher_image_size
+        teacher = read_teacher(path, data, statistics, device, size, "name another --teacher")
+        teacher_facts = {"sha256": files.sha256(path), "image_size": size}
     history: list[dict[str, float]] = []
     for number, (name, recipe, sandwich) in enumerate(phases(settings), start=1):
         trainer = Trainer(
             net,
             data,
             recipe,
-            SharedSandwichStep(net, sandwich),
+            SharedSandwichStep(net, sandwich, teacher),
             _Validation(net, data, statistics, name, n_workers),
             folder / f"{number}-{name}",
-            {"sandwich": asdict(sandwich), "init": settings.init, **data.facts()},
+            {
+                "sandwich": asdict(sandwich),
+                "init": settings.init,
+                "teacher": teacher_facts,
+                **data.facts(),
+            },
             keep_best=False,
         )
         if trainer.resume():

@@ -131,7 +131,8 @@ class Trainer:
         settings = state.get("settings", {})
         if not isinstance(settings, dict):
             raise self._foreign()
-        saved = {**asdict(type(self.settings)()), "randaugment": False, **state, **settings}
+        defaults = {**asdict(type(self.settings)()), "randaugment": False, "teacher": {}}
+        saved = {**defaults, **state, **settings}
         expected = {**asdict(self.settings), **self.facts}
         for name, value in expected.items():
             if name not in FREE_SETTINGS and saved.get(name) != value:

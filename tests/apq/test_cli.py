@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from apq import ApqError, Experiment, cli, paths
-from apq.cli import weights
+from apq.cli import supernet, weights
 from apq.cli.parser import same_command
 from apq.cli.recipe import recipe
 from apq.cli.tables import format_table
@@ -44,7 +44,8 @@ SURFACE = {
     "test": """--nproc --exp_dir --image_size --lut --layers --batch_size --dataset --data_dir
         --data_image_size --n_workers --download""",
     "lut": "--image_size --out --filter --limit",
-    "supernet": f"""--out --init --largest_epochs --elastic_epochs --quantized_epochs --lr
+    "supernet": f"""--out --init --teacher --teacher_image_size --largest_epochs --elastic_epochs
+        --quantized_epochs --lr
         --quantized_lr --batch_size --warmup_epochs --n_random --sandwich_every
         --small_image_size --compile --randaugment --restart --overwrite --nproc {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_searched
@@ -465,6 +466,35 @@ def test_what_another_run_made_is_not_replaced(home, call):
     assert "models/supernet.pth.tar exists" in err
     assert not (home / "models" / "supernet.pth.tar.run").exists()
     assert (home / "models" / "supernet.pth.tar").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--teacher=gone.pth.tar"], "gone.pth.tar"),
+        (["--teacher=models/acc_quant.pt"], "models/acc_quant.pt: no supernet"),
+        (["--teacher_image_size=128"], "there is no teacher: name one with --teacher"),
+    ],
+)
+def test_a_teacher_that_is_none_is_refused(home, call, flags, message):
+    status, _, err = call("supernet", "--dataset=digits", "--out=s.pth.tar", *flags)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_teacher_sees_images_of_the_size_in_its_card(home):
+    path = home / "teacher.pth.tar"
+    path.write_bytes(b"weights")
+
+    def size(*flags):
+        args = supernet.make_parser("supernet").parse_args([f"--teacher={path}", *flags])
+        return supernet._settings(args).teacher_image_size
+
+    assert size() == 0
+    write_card(path, image_size=128)
+    assert size() == 128
+    assert size("--teacher_image_size=96") == 96
 
 
 def test_going_on_after_a_restart_is_said_right():

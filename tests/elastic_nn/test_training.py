@@ -51,6 +51,24 @@ def test_a_step_without_elasticity_trains_the_largest_alone(net, batch):
     assert not [name for name in largest_alone if "matrix" in name]
 
 
+@pytest.mark.parametrize("step_number", [0, 1])  # with the largest and the smallest, and without
+def test_all_subnets_learn_from_the_teacher_alone(net, batch, step_number, monkeypatch):
+    images, labels = batch
+    answers = torch.softmax(torch.randn(8, 4, generator=torch.Generator().manual_seed(1)), 1)
+    settings = SandwichSettings(n_random=1, sandwich_every=2, small_image_size=16, small_epochs=1)
+    seen, taught = [], []
+    step = SandwichStep(net, settings, lambda x: seen.append(x) or answers)
+    learn = step._learn
+    monkeypatch.setattr(step, "_learn", lambda *a: taught.append(a[2]) or learn(*a))
+    loss, _ = step(images, labels, (0, 0, step_number))
+    assert len(taught) == (1 if step_number else 3)
+    assert all(one is answers for one in taught)
+    assert len(seen) == 1
+    assert seen[0] is images  # not the shrunk ones of the first epochs
+    again, _ = step(images, (labels + 1) % 4, (0, 0, step_number))
+    torch.testing.assert_close(loss, again)
+
+
 def test_the_first_epochs_run_on_smaller_images(net, batch, monkeypatch):
     step = SandwichStep(net, SandwichSettings(small_image_size=16, small_epochs=2))
     sizes = []

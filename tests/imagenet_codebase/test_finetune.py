@@ -22,6 +22,7 @@ from imagenet_codebase.run_manager.measuring import bn_batches, measure
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 from imagenet_codebase.run_manager.supernet import phases, train_supernet
+from imagenet_codebase.run_manager.teacher import Teacher, read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
 
@@ -124,7 +125,7 @@ def test_as_many_classes_of_other_data_are_other_classes(
     assert "knows other classes (4) than toy (4)" in capsys.readouterr().out
     assert not keeps_classifier(dataset="toy", class_names=list("abcd"))
     with pytest.raises(ApqError, match="it cannot teach; give --distill=0"):
-        module.read_teacher(path, toy_data, batches, CPU)
+        read_teacher(path, toy_data, batches, CPU)
 
 
 def test_a_supernet_without_ranges_is_calibrated(experiment, supernet_file, toy_data, tmp_path):
@@ -180,7 +181,7 @@ def test_the_average_follows_the_weights_and_is_what_is_kept(experiment, superne
 
 def test_a_teacher_moves_the_student_towards_its_answers(experiment, supernet_file, toy_data):
     batches = statistics(toy_data)
-    teacher = module.read_teacher(supernet_file, toy_data, batches, CPU)
+    teacher = read_teacher(supernet_file, toy_data, batches, CPU)
     images, labels = next(iter(toy_data.loader("train", 8)))
     grads = []
     for distill in (0.0, 1.0):
@@ -190,11 +191,58 @@ def test_a_teacher_moves_the_student_towards_its_answers(experiment, supernet_fi
         bias = net.classifier.linear.bias.grad
         # The gradient of the bias is the mean of answers minus targets.
         answers = net(images).softmax(1)
-        target = teacher(images).softmax(1) if distill else None
+        target = teacher(images) if distill else None
         if distill:
             torch.testing.assert_close(bias, (answers - target).mean(0), atol=1e-5, rtol=1e-4)
         grads.append(bias)
     assert not torch.allclose(*grads)
+
+
+def test_a_teacher_sees_larger_images_and_has_statistics_of_them(supernet_file, toy_data):
+    seen = []
+    teacher = Teacher(lambda x: seen.append(x) or x.mean((2, 3)), image_size=48)
+    images = next(iter(toy_data.loader("val", 4)))[0]
+    answers = teacher(images)
+    assert seen[0].shape == (4, 3, 48, 48)
+    torch.testing.assert_close(answers.sum(1), torch.ones(4))
+    assert Teacher(lambda x: x, image_size=32).net(images) is images  # nothing to enlarge
+    larger = torch.nn.functional.interpolate(images, size=(48, 48), mode="bilinear")
+    torch.testing.assert_close(seen[0], larger)
+
+    net = load_supernet(supernet_file).net.extract()
+    batches = [
+        torch.nn.functional.interpolate(b, size=(48, 48), mode="bilinear")
+        for b in statistics(toy_data)
+    ]
+    net.reset_bn_statistics(batches)
+    wanted = net.eval()(larger).softmax(1)
+    read = read_teacher(supernet_file, toy_data, statistics(toy_data), CPU, image_size=48)
+    torch.testing.assert_close(read(images), wanted, atol=1e-5, rtol=1e-4)
+    other = read_teacher(supernet_file, toy_data, statistics(toy_data), CPU)
+    assert not torch.allclose(other(images), wanted, atol=1e-3)
+
+
+def test_a_supernet_learns_from_its_teacher_and_goes_on_with_the_same_only(
+    tiny_space, supernet_file, toy_data, tmp_path
+):
+    settings = SupernetSettings(
+        largest_epochs=1,
+        elastic_epochs=0,
+        quantized_epochs=0,
+        training=TrainingSettings(batch_size=8),
+        n_bn_images=16,
+        teacher=str(supernet_file),
+        teacher_image_size=48,
+    )
+    net, history = train_supernet(toy_data, settings, tmp_path / "taught", CPU, tiny_space)
+    alone = replace(settings, teacher="", teacher_image_size=0)
+    _, other = train_supernet(toy_data, alone, tmp_path / "alone", CPU, tiny_space)
+    assert history[0]["train_loss"] != other[0]["train_loss"]
+    tested = measuring.measure_on_test(net, toy_data, settings.n_bn_images, elastic=False)
+    assert set(tested) == {"largest_top1", "largest_w8a8_top1", "largest_w4a4_top1"}
+    for changed in (alone, replace(settings, teacher_image_size=64)):
+        with pytest.raises(ApqError, match="was saved with another teacher"):
+            train_supernet(toy_data, changed, tmp_path / "taught", CPU, tiny_space)
 
 
 def test_a_teacher_of_other_classes_is_refused(experiment, supernet_file, toy_data):

@@ -1,0 +1,73 @@
+"""A supernet's largest subnet as a teacher, whose answers others learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from apq.errors import ApqError
+from apq.provenance import read_card
+from elastic_nn.networks.files import load_supernet
+from elastic_nn.networks.folded import fold
+from imagenet_codebase.data_providers import DataProvider
+
+
+def knows_classes_of(supernet_path: Path, n_classes: int, data: DataProvider) -> bool:
+    """Whether a supernet's `n_classes` classes are those of the data, as far as its card tells."""
+    card = read_card(supernet_path)
+    if n_classes != data.n_classes:
+        return False
+    if "class_names" in card:
+        return card["class_names"] == list(data.class_names)
+    return card.get("dataset", data.name) == data.name
+
+
+class Teacher:
+    """A network that only answers, and may see images larger than its pupils do.
+
+    Enlarging adds no detail, but networks answer better the closer objects are to the size that
+    their features were learned at.
+    """
+
+    def __init__(self, net: nn.Module, image_size: int = 0) -> None:
+        """Take a network in evaluation mode; an `image_size` of 0 leaves images as they come."""
+        self.net, self.image_size = net, image_size
+
+    @torch.no_grad()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the probabilities (N, C) of images (N, 3, S, S)."""
+        return self.net(enlarge(images, self.image_size)).softmax(1)
+
+
+def read_teacher(
+    supernet_path: Path,
+    data: DataProvider,
+    statistics: list[torch.Tensor],
+    device: torch.device,
+    image_size: int = 0,
+    remedy: str = "give --distill=0, or another --supernet",
+) -> Teacher:
+    """Return the supernet's largest subnet in full precision, for evaluation only.
+
+    `statistics` are batches of training images as pupils see them, from which its batch statistics
+    are taken anew. Raises ApqError, with the remedy, when the supernet knows other classes.
+    """
+    net = load_supernet(supernet_path).net
+    if not knows_classes_of(supernet_path, net.n_classes, data):
+        raise ApqError(
+            f"{supernet_path} knows other classes ({net.n_classes}) than {data.name} "
+            f"({data.n_classes}): it cannot teach; {remedy}"
+        )
+    net = net.extract().to(device, memory_format=torch.channels_last)
+    net.reset_bn_statistics([enlarge(images, image_size) for images in statistics])
+    return Teacher(fold(net), image_size)
+
+
+def enlarge(images: torch.Tensor, image_size: int) -> torch.Tensor:
+    """Return images (N, 3, S, S) at another size, bilinear; 0 leaves them as they are."""
+    if not image_size or images.shape[-1] == image_size:
+        return images
+    return F.interpolate(images, size=(image_size,) * 2, mode="bilinear", antialias=True)
