@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,7 @@ CPU = torch.device("cpu")
 # Items that a process works on before all wait for each other: dear ones and cheap ones even out.
 DEALT = 4
 LET_FIRST_SPEAK_S = 2.0
+LOOK_FOR_PARENT_S = 1.0
 
 
 def launched() -> bool:
@@ -50,6 +52,7 @@ def group(device: torch.device) -> Iterator[torch.device]:
     if not launched():
         yield device
         return
+    _end_with_parent()
     if device.type == "cuda":
         device = _own_gpu()
     # Small things about the run itself go between the CPUs: no GPU has to wait for them.
@@ -72,6 +75,21 @@ def group(device: torch.device) -> Iterator[torch.device]:
         ) from None
     finally:
         dist.destroy_process_group()
+
+
+def _end_with_parent() -> None:
+    """End this process soon after the one that started it, were that killed.
+
+    Nobody sees it any more then, and the same command typed again would write to the same folder.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(LOOK_FOR_PARENT_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _own_gpu() -> torch.device:

@@ -1,7 +1,9 @@
 """The scripts with --nproc 2: as a user types them, in two processes that nobody sees."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +27,12 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
 def run(script, *flags):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     argv = [sys.executable, str(REPOSITORY / script), *flags]
-    return subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run(argv, capture_output=True, text=True, env=ENVIRONMENT, check=False)
 
 
 def test_two_processes_finetune_and_test_as_one(home, capsys):
@@ -77,6 +81,30 @@ def test_two_processes_train_a_supernet(home):
     card = json.loads((home / "s.pth.tar.card.json").read_text())
     assert card["settings"]["sandwich_every"] == 2
     assert load_supernet("s.pth.tar").net.n_classes == 2
+
+
+def test_killed_while_two_processes_run_leaves_none_of_them_behind(home):
+    recipe = ("--n_epochs=1000", "--epoch_images=64", "--batch_size=16", "--save_every=1")
+    flags = ("--exp_name=small", "--nproc=2", "--dataset=digits", "--image_size=32", *recipe)
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "quant_aware.py"), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+    try:
+        seen = next((line for line in process.stdout if line.startswith("epoch")), None)
+        assert seen
+        process.kill()
+        process.wait()
+        # The pipe ends when the last process that could write to it has ended.
+        process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (home / "exps" / "small" / "checkpoint" / "last.pth.tar").is_file()
 
 
 def test_a_mistake_is_told_once(home):
