@@ -10,11 +10,13 @@ from apq.cli import parser as cli
 from apq.cli.weights import add_supernet
 from elastic_nn.quantizer_kinds import QUANTIZERS
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
+from imagenet_codebase.run_manager.settings import OPTIMIZERS
 
 FLAGS = (
     ("n_epochs", cli.whole_number(1), ""),
     ("epoch_images", cli.whole_number(0), "training images of an epoch, others each time; 0: all"),
     ("batch_size", cli.whole_number(2), "images a step of each process"),
+    ("optimizer", cli.one_of(*OPTIMIZERS), " or ".join(OPTIMIZERS)),
     ("lr", cli.positive_number, "at the start of the cosine"),
     ("momentum", float, ""),
     ("weight_decay", float, "of filters only"),

@@ -14,7 +14,7 @@ from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.provenance import figure_of, read_card, write_card
-from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
+from imagenet_codebase.run_manager.settings import OPTIMIZERS, SupernetSettings, TrainingSettings
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +60,12 @@ def make_parser(prog: str) -> cli.Parser:
     group.add_argument("--lr", type=cli.positive_number, default=SupernetSettings.lr)
     group.add_argument(
         "--quantized_lr", type=cli.positive_number, default=SupernetSettings.quantized_lr
+    )
+    group.add_argument(
+        "--optimizer", type=cli.one_of(*OPTIMIZERS), default=TrainingSettings.optimizer
+    )
+    group.add_argument(
+        "--weight_decay", type=cli.number_from_zero, default=TrainingSettings.weight_decay
     )
     group.add_argument("--batch_size", type=cli.whole_number(2), default=64)
     group.add_argument("--warmup_epochs", type=float, default=1.0)
@@ -128,6 +134,8 @@ def _settings(args: argparse.Namespace) -> SupernetSettings:
         teacher=str(args.teacher or ""),
         teacher_image_size=_teacher_image_size(args),
         training=TrainingSettings(
+            optimizer=args.optimizer,
+            weight_decay=args.weight_decay,
             batch_size=args.batch_size,
             warmup_epochs=args.warmup_epochs,
             n_workers=args.n_workers,

@@ -9,8 +9,8 @@ from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.settings import TrainingSettings
 
 
-def make_optimizer(net: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
-    """Return SGD with Nesterov momentum; only filters decay.
+def make_optimizer(net: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer; only filters decay.
 
     Decay would pull kernel transforms away from the identity and ranges away from the data.
     """
@@ -23,6 +23,8 @@ def make_optimizer(net: nn.Module, settings: TrainingSettings) -> torch.optim.SG
         }
         for decayed in (True, False)
     ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
     nesterov = settings.momentum > 0
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
 

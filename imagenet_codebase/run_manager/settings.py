@@ -6,10 +6,13 @@ import math
 from dataclasses import dataclass, field
 
 from apq.checks import check_positive, check_whole, check_within
-from apq.errors import ApqError
+from apq.errors import ApqError, closest
 
 FREE_SETTINGS = ("n_workers", "save_every_s", "save_every", "compile")
 """What may differ between a run and its resumption: it changes no weight, or by rounding only."""
+
+
+OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +24,15 @@ class TrainingSettings:
     """Images a step of each process."""
     epoch_images: int = 0
     """Training images of an epoch, drawn anew for each one; 0 takes all there are."""
+    optimizer: str = "sgd"
+    """`sgd` with Nesterov momentum, or `adamw`, which wants some 20 times lower learning rates and
+    a thousand times higher decay."""
     lr: float = 1e-3
     """Learning rate at the start of the cosine."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate rises from zero."""
     momentum: float = 0.9
+    """Of the gradient's running mean, for either optimizer."""
     weight_decay: float = 4e-5
     """Applied to filters only: not to batch norm, biases or quantization ranges."""
     label_smoothing: float = 0.1
@@ -46,6 +53,11 @@ class TrainingSettings:
     """Run the quantizers' passes as compiled loops; None: where it is worth its seconds."""
 
     def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ApqError(
+                f"there is no optimizer '{self.optimizer}'{closest(self.optimizer, OPTIMIZERS)}: "
+                f"use {' or '.join(OPTIMIZERS)}"
+            )
         check_whole(self, "n_epochs", "batch_size", least=1)
         check_whole(self, "seed", "n_workers", "epoch_images", "save_every", least=0)
         check_positive(self, "lr", "save_every_s")

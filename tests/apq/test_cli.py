@@ -33,7 +33,7 @@ SEARCH = """--exp_name --type --overwrite --max_latency_ms --max_energy_mj --max
     --max_size_bytes --mode --seconds --patience --population --generations --mutation_prob
     --evaluations --acc_predictor_dir --risk --freeze --freeze_from --exclude_bits --exclude_kernels
     --max_width_ratio --image_size --lut --accounting --n_classes"""
-RECIPE = """--supernet --recipe --n_epochs --epoch_images --batch_size --lr --momentum
+RECIPE = """--supernet --recipe --n_epochs --epoch_images --batch_size --optimizer --lr --momentum
     --weight_decay --label_smoothing --warmup_epochs --grad_clip --quantizer --distill --ema
     --save_every --save_every_s --reset_bn --bf16 --compile --sync_bn --scale_lr"""
 DATA = "--dataset --data_dir --image_size --n_workers --download"
@@ -45,7 +45,7 @@ SURFACE = {
         --data_image_size --n_workers --download""",
     "lut": "--image_size --out --filter --limit",
     "supernet": f"""--out --init --teacher --teacher_image_size --largest_epochs --elastic_epochs
-        --quantized_epochs --lr
+        --quantized_epochs --optimizer --weight_decay --lr
         --quantized_lr --batch_size --warmup_epochs --n_random --sandwich_every
         --small_image_size --compile --randaugment --restart --overwrite --nproc {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_searched

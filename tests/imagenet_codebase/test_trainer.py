@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
@@ -119,6 +120,12 @@ def test_only_filters_decay(start):
     assert all(p.dim() > 1 for p in decayed["params"])
     assert len(decayed["params"]) + len(kept["params"]) == len(list(net.parameters()))
     assert decayed["nesterov"]
+    adamw = make_optimizer(net, replace(SETTINGS, optimizer="adamw", momentum=0.8))
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert [group["weight_decay"] for group in adamw.param_groups] == [4e-5, 0.0]
+    assert adamw.defaults["betas"] == (0.8, 0.999)
+    with pytest.raises(ApqError, match=r"no optimizer 'adam' \(did you mean 'adamw'\?\)"):
+        replace(SETTINGS, optimizer="adam")
 
 
 def test_a_run_learns_and_explains_itself(start):
@@ -134,7 +141,9 @@ def test_a_run_learns_and_explains_itself(start):
     assert best["val_top1"] == max(row["val_top1"] for row in trainer.history)
 
 
-def test_stopping_at_any_step_changes_nothing(start):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_stopping_at_any_step_changes_nothing(start, optimizer):
+    start = partial(start, settings=replace(SETTINGS, optimizer=optimizer))
     undisturbed = start("undisturbed")
     undisturbed.run()
     for stop_at in ((0, 0), (0, 2), (1, 1), (2, 2)):
