@@ -132,7 +132,8 @@ class Trainer:
         if not isinstance(settings, dict):
             raise self._foreign()
         defaults = {**asdict(type(self.settings)()), "randaugment": False, "teacher": {}}
-        saved = {**defaults, **state, **settings}
+        facts = {name: state[name] for name in self.facts if name in state}
+        saved = {**defaults, **facts, **settings}
         expected = {**asdict(self.settings), **self.facts}
         for name, value in expected.items():
             if name not in FREE_SETTINGS and saved.get(name) != value:

@@ -428,12 +428,15 @@ def test_a_run_older_than_a_setting_goes_on(start):
     trainer = start(arch="a")
     trainer.save()
     state = checkpoint.load(trainer.last_path)
-    for name in ("sync_bn", "scale_lr", "save_every"):
+    # The state holds something under the name `optimizer`, too: it is not the setting.
+    for name in ("sync_bn", "scale_lr", "save_every", "optimizer"):
         del state["settings"][name]
     for name in ("random", "n_processes"):
         del state[name]
     checkpoint.save(trainer.last_path, state)
     assert start(arch="a").resume()
+    with pytest.raises(ApqError, match="another optimizer"):
+        start(settings=replace(SETTINGS, optimizer="adamw"), arch="a").resume()
 
 
 def test_accuracy_by_hand():
