@@ -33,8 +33,8 @@ class SandwichSettings:
     """How many epochs that are."""
 
 
-Teacher = Callable[[torch.Tensor], torch.Tensor]
-"""Maps images (N, 3, S, S) to probabilities (N, n_classes)."""
+Teacher = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Maps images (N, 3, S, S) and labels (N,) to probabilities (N, n_classes)."""
 
 
 class SandwichStep:
@@ -44,7 +44,7 @@ class SandwichStep:
     (sandwich rule and in-place distillation: universally slimmable networks, ICCV 2019). As it
     costs more than the rest together, it may be left out of some steps, with the smallest: then
     the random ones learn from the labels. With a teacher, all of them learn from its answers to the
-    very images they see, and from nothing else.
+    very images they see.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class SandwichStep:
 
         The key is (seed, epoch, step).
         """
-        answers = self.teacher(images) if self.teacher else labels
+        answers = self.teacher(images, labels) if self.teacher else labels
         if self.settings.small_image_size and key[1] < self.settings.small_epochs:
             size = (self.settings.small_image_size,) * 2
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)

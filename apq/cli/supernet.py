@@ -40,7 +40,13 @@ def make_parser(prog: str) -> cli.Parser:
         "--teacher",
         type=Path,
         metavar="FILE",
-        help="a supernet file: all subnets learn from its largest one's answers, not from labels",
+        help="a supernet file: all subnets learn from its largest one's answers, too",
+    )
+    group.add_argument(
+        "--distill",
+        type=cli.number_from_zero,
+        default=SupernetSettings.distill,
+        help="share of the loss from the teacher's answers",
     )
     group.add_argument(
         "--teacher_image_size",
@@ -132,6 +138,7 @@ def _settings(args: argparse.Namespace) -> SupernetSettings:
         small_image_size=args.small_image_size,
         init=args.init,
         teacher=str(args.teacher or ""),
+        distill=args.distill,
         teacher_image_size=_teacher_image_size(args),
         training=TrainingSettings(
             optimizer=args.optimizer,

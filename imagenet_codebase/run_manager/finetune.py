@@ -110,7 +110,10 @@ def finetune(
     else:
         net = starting_network(subnet, supernet_path, data, statistics, device, settings.quantizer)
     average = RunningAverage(net, settings.ema) if settings.ema else None
-    teacher = read_teacher(supernet_path, data, statistics, device) if settings.distill else None
+    teacher = None
+    if settings.distill:
+        shares = settings.distill, settings.label_smoothing
+        teacher = read_teacher(supernet_path, data, statistics, device, *shares)
     result = average.module if average else net
 
     def validate() -> dict[str, float]:
@@ -155,10 +158,10 @@ class FinetuneStep:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=settings.bf16):
             logits = self.net(images)
         logits = logits.float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-        if self.teacher is not None:
-            from_teacher = F.cross_entropy(logits, self.teacher(images))
-            loss = (1 - settings.distill) * loss + settings.distill * from_teacher
+        if self.teacher is None:
+            loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+        else:
+            loss = F.cross_entropy(logits, self.teacher(images, labels))
         loss.backward()
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 

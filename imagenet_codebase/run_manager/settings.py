@@ -108,7 +108,9 @@ class SupernetSettings:
     init: str = ""
     """Weights to start from: `efficientnet-lite0`, a supernet file, or none (random ones)."""
     teacher: str = ""
-    """Supernet file whose largest subnet answers in the labels' place, or none."""
+    """Supernet file whose largest subnet teaches all those of this one, or none."""
+    distill: float = 1.0
+    """Share of the loss from the teacher's answers; the rest is from labels."""
     teacher_image_size: int = 0
     """Side to which images are enlarged for the teacher; 0: as they come."""
 
@@ -119,6 +121,6 @@ class SupernetSettings:
         if self.sandwich_every > 1 and not self.n_random:
             raise ApqError("sandwich_every is above 1: n_random must be at least 1")
         check_positive(self, "lr", "quantized_lr")
-        check_within(self, "quantized_share", "small_share", high=1)
+        check_within(self, "quantized_share", "small_share", "distill", high=1)
         if not self.largest_epochs + self.elastic_epochs + self.quantized_epochs:
             raise ApqError("every phase has 0 epochs: there is nothing to train")

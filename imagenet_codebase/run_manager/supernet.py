@@ -87,8 +87,18 @@ def train_supernet(
     teacher, teacher_facts = None, {}
     if settings.teacher:
         path, size = Path(settings.teacher), settings.teacher_image_size
-        teacher = read_teacher(path, data, statistics, device, size, "name another --teacher")
-        teacher_facts = {"sha256": files.sha256(path), "image_size": size}
+        teacher = read_teacher(
+            path,
+            data,
+            statistics,
+            device,
+            settings.distill,
+            settings.training.label_smoothing,
+            size,
+            remedy="name another --teacher",
+        )
+        share = settings.distill
+        teacher_facts = {"sha256": files.sha256(path), "image_size": size, "distill": share}
     history: list[dict[str, float]] = []
     for number, (name, recipe, sandwich) in enumerate(phases(settings), start=1):
         trainer = Trainer(

@@ -32,14 +32,27 @@ class Teacher:
     their features were learned at.
     """
 
-    def __init__(self, net: nn.Module, image_size: int = 0) -> None:
-        """Take a network in evaluation mode; an `image_size` of 0 leaves images as they come."""
-        self.net, self.image_size = net, image_size
+    def __init__(
+        self, net: nn.Module, share: float, label_smoothing: float, image_size: int = 0
+    ) -> None:
+        """Take a network in evaluation mode, and its share of what pupils learn from.
+
+        An `image_size` of 0 leaves images as they come.
+        """
+        self.net, self.share, self.label_smoothing = net, share, label_smoothing
+        self.image_size = image_size
 
     @torch.no_grad()
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the probabilities (N, C) of images (N, 3, S, S)."""
-        return self.net(enlarge(images, self.image_size)).softmax(1)
+    def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return what to learn from images (N, 3, S, S) and labels (N,): probabilities (N, C).
+
+        They lie between the network's answers and the smoothed labels.
+        """
+        answers = self.net(enlarge(images, self.image_size)).softmax(1)
+        n, smoothing = answers.size(1), self.label_smoothing
+        return torch.lerp(
+            (1 - smoothing) * F.one_hot(labels, n) + smoothing / n, answers, self.share
+        )
 
 
 def read_teacher(
@@ -47,10 +60,12 @@ def read_teacher(
     data: DataProvider,
     statistics: list[torch.Tensor],
     device: torch.device,
+    share: float,
+    label_smoothing: float,
     image_size: int = 0,
     remedy: str = "give --distill=0, or another --supernet",
 ) -> Teacher:
-    """Return the supernet's largest subnet in full precision, for evaluation only.
+    """Return the supernet's largest subnet in full precision as a teacher.
 
     `statistics` are batches of training images as pupils see them, from which its batch statistics
     are taken anew. Raises ApqError, with the remedy, when the supernet knows other classes.
@@ -63,7 +78,7 @@ def read_teacher(
         )
     net = net.extract().to(device, memory_format=torch.channels_last)
     net.reset_bn_statistics([enlarge(images, image_size) for images in statistics])
-    return Teacher(fold(net), image_size)
+    return Teacher(fold(net), share, label_smoothing, image_size)
 
 
 def enlarge(images: torch.Tensor, image_size: int) -> torch.Tensor:

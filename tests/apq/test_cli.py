@@ -44,8 +44,8 @@ SURFACE = {
     "test": """--nproc --exp_dir --image_size --lut --layers --batch_size --dataset --data_dir
         --data_image_size --n_workers --download""",
     "lut": "--image_size --out --filter --limit",
-    "supernet": f"""--out --init --teacher --teacher_image_size --largest_epochs --elastic_epochs
-        --quantized_epochs --optimizer --weight_decay --lr
+    "supernet": f"""--out --init --teacher --distill --teacher_image_size --largest_epochs
+        --elastic_epochs --quantized_epochs --optimizer --weight_decay --lr
         --quantized_lr --batch_size --warmup_epochs --n_random --sandwich_every
         --small_image_size --compile --randaugment --restart --overwrite --nproc {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_searched

@@ -57,7 +57,7 @@ def test_all_subnets_learn_from_the_teacher_alone(net, batch, step_number, monke
     answers = torch.softmax(torch.randn(8, 4, generator=torch.Generator().manual_seed(1)), 1)
     settings = SandwichSettings(n_random=1, sandwich_every=2, small_image_size=16, small_epochs=1)
     seen, taught = [], []
-    step = SandwichStep(net, settings, lambda x: seen.append(x) or answers)
+    step = SandwichStep(net, settings, lambda x, _: seen.append(x) or answers)
     learn = step._learn
     monkeypatch.setattr(step, "_learn", lambda *a: taught.append(a[2]) or learn(*a))
     loss, _ = step(images, labels, (0, 0, step_number))

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from apq import ApqError, Experiment, Subnet
@@ -125,7 +126,7 @@ def test_as_many_classes_of_other_data_are_other_classes(
     assert "knows other classes (4) than toy (4)" in capsys.readouterr().out
     assert not keeps_classifier(dataset="toy", class_names=list("abcd"))
     with pytest.raises(ApqError, match="it cannot teach; give --distill=0"):
-        read_teacher(path, toy_data, batches, CPU)
+        read_teacher(path, toy_data, batches, CPU, 1.0, 0.1)
 
 
 def test_a_supernet_without_ranges_is_calibrated(experiment, supernet_file, toy_data, tmp_path):
@@ -181,45 +182,59 @@ def test_the_average_follows_the_weights_and_is_what_is_kept(experiment, superne
 
 def test_a_teacher_moves_the_student_towards_its_answers(experiment, supernet_file, toy_data):
     batches = statistics(toy_data)
-    teacher = read_teacher(supernet_file, toy_data, batches, CPU)
     images, labels = next(iter(toy_data.loader("train", 8)))
     grads = []
-    for distill in (0.0, 1.0):
+    for share in (None, 0.25, 1.0):
         net = starting_network(experiment.subnet(), supernet_file, toy_data, batches, CPU)
-        step = module.FinetuneStep(net, replace(SETTINGS, distill=distill), teacher)
-        step(images, labels, (0, 0, 0))
-        bias = net.classifier.linear.bias.grad
-        # The gradient of the bias is the mean of answers minus targets.
-        answers = net(images).softmax(1)
-        target = teacher(images) if distill else None
-        if distill:
-            torch.testing.assert_close(bias, (answers - target).mean(0), atol=1e-5, rtol=1e-4)
-        grads.append(bias)
-    assert not torch.allclose(*grads)
+        teacher = None
+        if share:
+            teacher = read_teacher(supernet_file, toy_data, batches, CPU, share, 0.1)
+        module.FinetuneStep(net, SETTINGS, teacher)(images, labels, (0, 0, 0))
+        grads.append(net.classifier.linear.bias.grad)
+        if share == 1:
+            # The gradient of the bias is the mean of answers minus targets.
+            wanted = (net(images).softmax(1) - teacher(images, labels)).mean(0)
+            torch.testing.assert_close(grads[-1], wanted, atol=1e-5, rtol=1e-4)
+    labels_alone, both, teacher_alone = grads
+    assert not torch.allclose(labels_alone, teacher_alone)
+    # The loss is linear in its targets.
+    wanted = 0.75 * labels_alone + 0.25 * teacher_alone
+    torch.testing.assert_close(both, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_teachers_answers_by_hand():
+    taught = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]])
+    teacher = Teacher(lambda images: taught.log(), 0.25, 0.2)
+    wanted = torch.tensor(
+        [
+            [0.75 * 0.05 + 0.25 * 0.7, 0.75 * 0.85 + 0.25 * 0.1, 0.0625, 0.0625],
+            [0.1, 0.1, 0.75 * 0.85 + 0.25 * 0.25, 0.1],
+        ]
+    )
+    torch.testing.assert_close(teacher(torch.zeros(2, 3, 8, 8), torch.tensor([1, 2])), wanted)
 
 
 def test_a_teacher_sees_larger_images_and_has_statistics_of_them(supernet_file, toy_data):
+    def enlarged(images):
+        return F.interpolate(images, size=(48, 48), mode="bilinear")
+
     seen = []
-    teacher = Teacher(lambda x: seen.append(x) or x.mean((2, 3)), image_size=48)
-    images = next(iter(toy_data.loader("val", 4)))[0]
-    answers = teacher(images)
-    assert seen[0].shape == (4, 3, 48, 48)
-    torch.testing.assert_close(answers.sum(1), torch.ones(4))
-    assert Teacher(lambda x: x, image_size=32).net(images) is images  # nothing to enlarge
-    larger = torch.nn.functional.interpolate(images, size=(48, 48), mode="bilinear")
-    torch.testing.assert_close(seen[0], larger)
+    images, labels = next(iter(toy_data.loader("val", 4)))
+    answer = torch.zeros(4, 4)
+    Teacher(lambda x: seen.append(x) or answer, 1.0, 0.0, 48)(images, labels)
+    torch.testing.assert_close(seen[0], enlarged(images))
+    for as_they_come in (0, 32):
+        Teacher(lambda x: seen.append(x) or answer, 1.0, 0.0, as_they_come)(images, labels)
+        assert seen[-1] is images
 
     net = load_supernet(supernet_file).net.extract()
-    batches = [
-        torch.nn.functional.interpolate(b, size=(48, 48), mode="bilinear")
-        for b in statistics(toy_data)
-    ]
-    net.reset_bn_statistics(batches)
-    wanted = net.eval()(larger).softmax(1)
-    read = read_teacher(supernet_file, toy_data, statistics(toy_data), CPU, image_size=48)
-    torch.testing.assert_close(read(images), wanted, atol=1e-5, rtol=1e-4)
-    other = read_teacher(supernet_file, toy_data, statistics(toy_data), CPU)
-    assert not torch.allclose(other(images), wanted, atol=1e-3)
+    net.reset_bn_statistics([enlarged(batch) for batch in statistics(toy_data)])
+    wanted = net.eval()(enlarged(images)).softmax(1)
+    for image_size, equal in ((48, True), (0, False)):
+        teacher = read_teacher(
+            supernet_file, toy_data, statistics(toy_data), CPU, 1.0, 0.0, image_size
+        )
+        assert torch.allclose(teacher(images, labels), wanted, atol=1e-5) == equal
 
 
 def test_a_supernet_learns_from_its_teacher_and_goes_on_with_the_same_only(
@@ -240,7 +255,11 @@ def test_a_supernet_learns_from_its_teacher_and_goes_on_with_the_same_only(
     assert history[0]["train_loss"] != other[0]["train_loss"]
     tested = measuring.measure_on_test(net, toy_data, settings.n_bn_images, elastic=False)
     assert set(tested) == {"largest_top1", "largest_w8a8_top1", "largest_w4a4_top1"}
-    for changed in (alone, replace(settings, teacher_image_size=64)):
+    for changed in (
+        alone,
+        replace(settings, teacher_image_size=64),
+        replace(settings, distill=0.5),
+    ):
         with pytest.raises(ApqError, match="was saved with another teacher"):
             train_supernet(toy_data, changed, tmp_path / "taught", CPU, tiny_space)
 
