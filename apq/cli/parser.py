@@ -169,7 +169,7 @@ def add_common(parser: Parser) -> None:
 
 def same_command(args: argparse.Namespace) -> str:
     """Name the command that goes on: one that began anew would do so again."""
-    return "the same command" + (" without --restart" if args.restart else "")
+    return "the same command" + (" without --restart" if getattr(args, "restart", False) else "")
 
 
 def warn(message: str) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from apq.cli.parser import Parser, whole_number
+from apq.cli.parser import Parser, same_command, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +31,9 @@ def in_processes(args: argparse.Namespace, work: Callable[[torch.device], int]) 
     from imagenet_codebase.run_manager.evaluate import pick_device
     from imagenet_codebase.run_manager.launch import relaunch
 
-    status = relaunch(args.nproc, args.device)
+    again = same_command(args)
+    status = relaunch(args.nproc, args.device, again)
     if status is not None:
         return status
-    with distributed.group(pick_device(args.device)) as device:
+    with distributed.group(pick_device(args.device), again) as device:
         return work(device)

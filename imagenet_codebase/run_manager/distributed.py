@@ -43,11 +43,11 @@ def restarted() -> bool:
 
 
 @contextmanager
-def group(device: torch.device) -> Iterator[torch.device]:
+def group(device: torch.device, again: str = "the same command") -> Iterator[torch.device]:
     """Join the other processes, if there are any, and yield the device of this one.
 
     All but the first fall silent. Raises ApqError when a machine has fewer GPUs than processes,
-    and when another process is lost.
+    and, with what to type `again`, when another process is lost.
     """
     if not launched():
         yield device
@@ -71,7 +71,7 @@ def group(device: torch.device) -> Iterator[torch.device]:
         if "onnection" not in str(error):
             raise
         raise ApqError(
-            "another process of this run is lost; the same command goes on from the last save"
+            f"another process of this run is lost; {again} goes on from the last save"
         ) from None
     finally:
         dist.destroy_process_group()

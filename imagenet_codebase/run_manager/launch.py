@@ -17,12 +17,13 @@ SHUTDOWN_S = 600
 """How long processes have to stop: Ctrl-C waits for the end of a validation."""
 
 
-def relaunch(n_processes: int | None, device: str) -> int | None:
+def relaunch(n_processes: int | None, device: str, again: str = "the same command") -> int | None:
     """Run this command once more in several processes, and return their exit status.
 
     Without `n_processes`, it is one on each visible GPU, or a single one where there is none or the
     device is not all of them. Returns None when this process is to do the work: alone, or as one
-    of those that `torchrun` has started. Raises ApqError when a process was killed.
+    of those that `torchrun` has started. Raises ApqError when a process was killed, with what to
+    type `again` to go on.
     """
     n = n_processes or _n_gpus(device)
     if launched() or n < 2:
@@ -54,8 +55,8 @@ def relaunch(n_processes: int | None, device: str) -> int | None:
         number, failure = error.get_first_failure()
         if failure.exitcode < 0:
             raise ApqError(
-                f"process {number} of {n} was ended by signal {-failure.exitcode}; the same "
-                f"command goes on from the last save"
+                f"process {number} of {n} was ended by signal {-failure.exitcode}; "
+                f"{again} goes on from the last save"
             ) from None
         return failure.exitcode
     return 0

@@ -499,6 +499,7 @@ def test_a_teacher_sees_images_of_the_size_in_its_card(home):
 
 def test_going_on_after_a_restart_is_said_right():
     assert same_command(Namespace(restart=False)) == "the same command"
+    assert same_command(Namespace()) == "the same command"  # of commands that have no such flag
     assert same_command(Namespace(restart=True)) == "the same command without --restart"
 
 

@@ -1,5 +1,6 @@
 """Runs that are killed, and two processes that train, measure and stop as one."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from apq import ApqError
 from imagenet_codebase.run_manager import launch
 from utils import checkpoint
 
@@ -168,3 +170,19 @@ def test_one_process_is_not_relaunched(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert launch.relaunch(4, "auto") is None  # it is one of the four already
+
+
+def test_a_killed_process_is_told_with_what_to_type(monkeypatch):
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+    from torch.distributed.launcher import api
+
+    def fail(*_):
+        failure = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="")
+        raise ChildFailedError("python", {1: failure})
+
+    monkeypatch.setattr(api, "elastic_launch", lambda *_: fail)
+    monkeypatch.setattr(logging, "disable", lambda _: None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    told = "process 1 of 2 was ended by signal 9; the same, but slower goes on from the last save"
+    with pytest.raises(ApqError, match=told):
+        launch.relaunch(2, "cpu", "the same, but slower")
