@@ -6,7 +6,7 @@ import argparse
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
@@ -45,8 +45,7 @@ def make_parser(prog: str) -> cli.Parser:
     group.add_argument(
         "--distill",
         type=cli.number_from_zero,
-        default=SupernetSettings.distill,
-        help="share of the loss from the teacher's answers",
+        help=f"share of the loss from the teacher's answers; default: {SupernetSettings.distill:g}",
     )
     group.add_argument(
         "--teacher_image_size",
@@ -137,9 +136,7 @@ def _settings(args: argparse.Namespace) -> SupernetSettings:
         sandwich_every=args.sandwich_every,
         small_image_size=args.small_image_size,
         init=args.init,
-        teacher=str(args.teacher or ""),
-        distill=args.distill,
-        teacher_image_size=_teacher_image_size(args),
+        **_teaching(args),
         training=TrainingSettings(
             optimizer=args.optimizer,
             weight_decay=args.weight_decay,
@@ -153,15 +150,18 @@ def _settings(args: argparse.Namespace) -> SupernetSettings:
     )
 
 
-def _teacher_image_size(args: argparse.Namespace) -> int:
+def _teaching(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that tell of the teacher; raises ApqError."""
     if args.teacher is None:
-        if args.teacher_image_size:
-            raise ApqError("there is no teacher: name one with --teacher, or leave its size away")
-        return 0
-    if args.teacher_image_size is not None:
-        return args.teacher_image_size
-    size = figure_of(read_card(args.teacher), "image_size")
-    return int(size) if size else 0
+        for flag in ("distill", "teacher_image_size"):
+            if getattr(args, flag) is not None:
+                raise ApqError(f"there is no teacher: name one with --teacher, or drop --{flag}")
+        return {}
+    size = args.teacher_image_size
+    if size is None:
+        size = figure_of(read_card(args.teacher), "image_size") or 0
+    share = SupernetSettings.distill if args.distill is None else args.distill
+    return {"teacher": str(args.teacher), "distill": share, "teacher_image_size": int(size)}
 
 
 def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.device) -> int:

@@ -473,7 +473,9 @@ def test_what_another_run_made_is_not_replaced(home, call):
     [
         (["--teacher=gone.pth.tar"], "gone.pth.tar"),
         (["--teacher=models/acc_quant.pt"], "models/acc_quant.pt: no supernet"),
-        (["--teacher_image_size=128"], "there is no teacher: name one with --teacher"),
+        (["--teacher_image_size=128"], "name one with --teacher, or drop --teacher_image_size"),
+        (["--distill=0.5"], "there is no teacher: name one with --teacher, or drop --distill"),
+        (["--teacher=models/acc_quant.pt", "--distill=2"], "distill is 2.0"),
     ],
 )
 def test_a_teacher_that_is_none_is_refused(home, call, flags, message):
