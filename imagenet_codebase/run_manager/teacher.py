@@ -49,10 +49,11 @@ class Teacher:
         They lie between the network's answers and the smoothed labels.
         """
         answers = self.net(enlarge(images, self.image_size)).softmax(1)
-        n, smoothing = answers.size(1), self.label_smoothing
-        return torch.lerp(
-            (1 - smoothing) * F.one_hot(labels, n) + smoothing / n, answers, self.share
-        )
+        other = self.label_smoothing / answers.size(1)
+        # Not by F.one_hot, which looks at the labels and so waits for them.
+        smooth = torch.full_like(answers, other)
+        smooth.scatter_(1, labels[:, None], 1 - self.label_smoothing + other)
+        return smooth.lerp_(answers, self.share)
 
 
 def read_teacher(
