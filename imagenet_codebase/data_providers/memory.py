@@ -53,7 +53,7 @@ def _epoch_draws(key: tuple[int, int], n_images: int) -> np.ndarray:
 
 
 def resize(images: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Return uint8 images (B, C, S, S), bilinear, of uint8 images (B, C, h, w)."""
+    """Return images (B, C, S, S), bilinear, of images (B, C, h, w), uint8 or floating."""
     if images.shape[-2:] == (image_size, image_size):
         return images
     # Antialiasing matters only where images shrink.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from apq.errors import ApqError
@@ -13,6 +12,7 @@ from apq.provenance import read_card
 from elastic_nn.networks.files import load_supernet
 from elastic_nn.networks.folded import fold
 from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.data_providers.memory import resize
 
 
 def knows_classes_of(supernet_path: Path, n_classes: int, data: DataProvider) -> bool:
@@ -33,12 +33,9 @@ class Teacher:
     """
 
     def __init__(
-        self, net: nn.Module, share: float, label_smoothing: float, image_size: int = 0
+        self, net: nn.Module, share: float, label_smoothing: float, image_size: int
     ) -> None:
-        """Take a network in evaluation mode, and its share of what pupils learn from.
-
-        An `image_size` of 0 leaves images as they come.
-        """
+        """Take a network in evaluation mode, and its share of what pupils learn from."""
         self.net, self.share, self.label_smoothing = net, share, label_smoothing
         self.image_size = image_size
 
@@ -48,7 +45,7 @@ class Teacher:
 
         They lie between the network's answers and the smoothed labels.
         """
-        answers = self.net(enlarge(images, self.image_size)).softmax(1)
+        answers = self.net(resize(images, self.image_size)).softmax(1)
         other = self.label_smoothing / answers.size(1)
         # Not by F.one_hot, which looks at the labels and so waits for them.
         smooth = torch.full_like(answers, other)
@@ -69,7 +66,8 @@ def read_teacher(
     """Return the supernet's largest subnet in full precision as a teacher.
 
     `statistics` are batches of training images as pupils see them, from which its batch statistics
-    are taken anew. Raises ApqError, with the remedy, when the supernet knows other classes.
+    are taken anew; an `image_size` of 0 is theirs. Raises ApqError, with the remedy, when the
+    supernet knows other classes.
     """
     net = load_supernet(supernet_path).net
     if not knows_classes_of(supernet_path, net.n_classes, data):
@@ -78,12 +76,6 @@ def read_teacher(
             f"({data.n_classes}): it cannot teach; {remedy}"
         )
     net = net.extract().to(device, memory_format=torch.channels_last)
-    net.reset_bn_statistics([enlarge(images, image_size) for images in statistics])
+    image_size = image_size or statistics[0].shape[-1]
+    net.reset_bn_statistics([resize(images, image_size) for images in statistics])
     return Teacher(fold(net), share, label_smoothing, image_size)
-
-
-def enlarge(images: torch.Tensor, image_size: int) -> torch.Tensor:
-    """Return images (N, 3, S, S) at another size, bilinear; 0 leaves them as they are."""
-    if not image_size or images.shape[-1] == image_size:
-        return images
-    return F.interpolate(images, size=(image_size,) * 2, mode="bilinear", antialias=True)

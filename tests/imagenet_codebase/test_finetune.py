@@ -204,7 +204,7 @@ def test_a_teacher_moves_the_student_towards_its_answers(experiment, supernet_fi
 
 def test_a_teachers_answers_by_hand():
     taught = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25]])
-    teacher = Teacher(lambda images: taught.log(), 0.25, 0.2)
+    teacher = Teacher(lambda images: taught.log(), 0.25, 0.2, 8)
     wanted = torch.tensor(
         [
             [0.75 * 0.05 + 0.25 * 0.7, 0.75 * 0.85 + 0.25 * 0.1, 0.0625, 0.0625],
@@ -223,9 +223,8 @@ def test_a_teacher_sees_larger_images_and_has_statistics_of_them(supernet_file, 
     answer = torch.zeros(4, 4)
     Teacher(lambda x: seen.append(x) or answer, 1.0, 0.0, 48)(images, labels)
     torch.testing.assert_close(seen[0], enlarged(images))
-    for as_they_come in (0, 32):
-        Teacher(lambda x: seen.append(x) or answer, 1.0, 0.0, as_they_come)(images, labels)
-        assert seen[-1] is images
+    Teacher(lambda x: seen.append(x) or answer, 1.0, 0.0, 32)(images, labels)
+    assert seen[-1] is images
 
     net = load_supernet(supernet_file).net.extract()
     net.reset_bn_statistics([enlarged(batch) for batch in statistics(toy_data)])
@@ -234,6 +233,7 @@ def test_a_teacher_sees_larger_images_and_has_statistics_of_them(supernet_file, 
         teacher = read_teacher(
             supernet_file, toy_data, statistics(toy_data), CPU, 1.0, 0.0, image_size
         )
+        assert teacher.image_size == (image_size or 32)
         assert torch.allclose(teacher(images, labels), wanted, atol=1e-5) == equal
 
 
