@@ -1,11 +1,12 @@
-"""Checks of settings' fields, made when the settings are."""
+"""Checks of names, and of settings' fields, made when the settings are."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from apq.errors import ApqError
+from apq.errors import ApqError, closest
 
 
 def check_whole(settings: Any, *names: str, least: int) -> None:
@@ -31,6 +32,15 @@ def check_within(settings: Any, *names: str, high: float = math.inf) -> None:
         if not _is_finite(value) or not 0 <= value <= high:
             range_text = f"from 0 to {high:g}" if math.isfinite(high) else "of 0 or more"
             raise ApqError(f"{name} is {value!r}; it must be a number {range_text}")
+
+
+def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
+    """Raise ApqError unless the name of `what` is one of the choices."""
+    choices = list(choices)
+    if name not in choices:
+        raise ApqError(
+            f"no {what} '{name}'{closest(str(name), choices)}; there are {', '.join(choices)}"
+        )
 
 
 def _is_finite(value: Any) -> bool:

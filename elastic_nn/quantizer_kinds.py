@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from apq.errors import ApqError, closest
+from apq.checks import check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,5 @@ PAPER = QUANTIZERS["paper"]
 
 def find_quantizer(name: str) -> Quantizer:
     """Return a quantizer by name; raises ApqError when there is none."""
-    if name not in QUANTIZERS:
-        raise ApqError(
-            f"no quantizer '{name}'{closest(name, QUANTIZERS)}; there are {', '.join(QUANTIZERS)}"
-        )
+    check_choice("quantizer", name, QUANTIZERS)
     return QUANTIZERS[name]

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apq import files
-from apq.errors import ApqError, closest
+from apq.checks import check_choice
+from apq.errors import ApqError
 from apq.space import PAPER_SPACE, SearchSpace
 from lut.accelerator import Accelerator
 from lut.bitfusion import (
@@ -91,10 +92,7 @@ class Table:
 
     def _fixed_cost(self, name: str, space: SearchSpace, n_classes: int) -> LayerCost:
         layers = fixed_layers(space, self.image_size, n_classes)
-        if name not in layers:
-            raise ApqError(
-                f"no fixed layer '{name}'{closest(name, layers)}; there are {', '.join(layers)}"
-            )
+        check_choice("fixed layer", name, layers)
         return layer_cost(layers[name], space.fixed_bits, space.fixed_bits, self.accelerator)
 
     def sha256(self) -> str:

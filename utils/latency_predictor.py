@@ -9,8 +9,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from apq.checks import check_choice
 from apq.domain import Domain
-from apq.errors import ApqError, closest
+from apq.errors import ApqError
 from apq.options import BlockOptions, block_options
 from apq.space import PAPER_SPACE, Block, SearchSpace, as_genes
 from apq.subnet import Subnet
@@ -70,8 +71,8 @@ class LatencyPredictor:
         accounting: Accounting = "paper",
         n_classes: int = 1000,
     ) -> None:
-        _check_choice("cost type", type, get_args(CostType))
-        _check_choice("accounting", accounting, get_args(Accounting))
+        check_choice("cost type", type, get_args(CostType))
+        check_choice("accounting", accounting, get_args(Accounting))
         self.type = type
         self.image_size = image_size
         self.space = space
@@ -259,13 +260,6 @@ def _row(
         bitops=bitops(layer, w_bits, a_bits),
         size_bytes=size_bytes(layer, w_bits),
     )
-
-
-def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ApqError(
-            f"no {what} '{value}'{closest(str(value), choices)}; there are {', '.join(choices)}"
-        )
 
 
 def check_table(table: lut_table.Table, image_size: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from apq.checks import check_positive, check_whole, check_within
-from apq.errors import ApqError, closest
+from apq.checks import check_choice, check_positive, check_whole, check_within
+from apq.errors import ApqError
 
 FREE_SETTINGS = ("n_workers", "save_every_s", "save_every", "compile")
 """What may differ between a run and its resumption: it changes no weight, or by rounding only."""
@@ -53,11 +53,7 @@ class TrainingSettings:
     """Run the quantizers' passes as compiled loops; None: where it is worth its seconds."""
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ApqError(
-                f"there is no optimizer '{self.optimizer}'{closest(self.optimizer, OPTIMIZERS)}: "
-                f"use {' or '.join(OPTIMIZERS)}"
-            )
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_whole(self, "n_epochs", "batch_size", least=1)
         check_whole(self, "seed", "n_workers", "epoch_images", "save_every", least=0)
         check_positive(self, "lr", "save_every_s")
