@@ -30,8 +30,9 @@ def load_supernet(path: str | Path, space: SearchSpace = PAPER_SPACE) -> LoadedS
 
     Raises ApqError that names the file and, where one is wrong, the tensor.
     """
+    content = checkpoint.load(path)
     with files.naming(path):
-        return supernet_from(checkpoint.state_dict(checkpoint.load(path)), space)
+        return supernet_from(checkpoint.state_dict(content), space)
 
 
 def supernet_from(
