@@ -1,5 +1,6 @@
 """What every test may use."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from imagenet_codebase.data_providers.splits import Split
 
 # Threads that wait for each other by spinning are slow where test processes share the cores.
 torch.set_num_threads(1)
+
+# A shell without job control starts background commands deaf to Ctrl-C, and so would be all that
+# they start; the tests of Ctrl-C hold there too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
