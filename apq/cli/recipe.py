@@ -22,7 +22,11 @@ FLAGS = (
     ("weight_decay", float, "of filters only"),
     ("label_smoothing", float, ""),
     ("warmup_epochs", float, ""),
-    ("grad_clip", float, "largest norm of the gradient; 0 leaves it alone"),
+    (
+        "grad_clip",
+        float,
+        "largest norm of the weights' gradient and of the ranges'; 0: any",
+    ),
     ("quantizer", cli.one_of(*QUANTIZERS), ", ".join(QUANTIZERS)),
     ("distill", float, "share of the loss from the supernet's largest subnet"),
     ("ema", float, "decay per step of the averaged weights that are kept; 0: none"),

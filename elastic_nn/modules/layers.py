@@ -17,6 +17,9 @@ from elastic_nn.modules.kernels import RELU6_CEILING
 from elastic_nn.modules.quantizers import quantize_relu6, quantize_signed
 from elastic_nn.quantizer_kinds import PAPER, Quantizer
 
+LEAST_SHARE = 0.125
+"""Of its largest weight, what a learned range keeps: with 4 bits one of the seven levels."""
+
 
 class QuantizedLayer(nn.Module):
     """Base of every layer with weights: quantizes input and filter when bits are set.
@@ -80,6 +83,14 @@ class QuantizedLayer(nn.Module):
         most = weight.detach().abs().max().reshape(1)
         limit = torch.where(self.weight_range > 0, self.weight_range, most)
         return quantize_signed(weight, limit, self.w_bits)
+
+    @torch.no_grad()
+    def keep_weight_range(self) -> None:
+        """Keep learned weight ranges from where they clip nearly all, and no weight learns."""
+        if self.quantizer.learned:
+            dims = tuple(range(self.quantizer.per_channel, self.weight.dim()))
+            most = torch.linalg.vector_norm(self.weight, torch.inf, dims)
+            self.weight_range.clamp_(min=most.view_as(self.weight_range) * LEAST_SHARE)
 
     def active_state(self, in_channels: int) -> dict[str, torch.Tensor]:
         """Return the state dict of a compact layer that computes the same."""

@@ -61,7 +61,7 @@ def _quantize(
         x = x.float()
     if torch.is_grad_enabled() and (x.requires_grad or limit.requires_grad):
         if learned:
-            scale = _lsq_scale(x.numel() / (limit.numel() * n_images), levels)
+            scale = _lsq_scale(x.numel() / n_images, levels)
             return _Learned.apply(x, limit, levels, signed, scale)
         return _Clipped.apply(x, limit, levels, signed)
     rows, x = _rows(limit), dense(x.detach())
@@ -90,8 +90,10 @@ class _Clipped(torch.autograd.Function):
 class _Learned(torch.autograd.Function):
     """The gradients of LSQ, for the range instead of the step: limit = levels * step.
 
-    LSQ scales the step's gradient by 1 / sqrt(n * levels), n values a range; for the same relative
-    change of the range, its own gradient is to be scaled by levels^1.5 / sqrt(n).
+    LSQ scales the step's gradient by 1 / sqrt(n * levels), n values a layer; for the same relative
+    change of the range, its own gradient is to be scaled by levels^1.5 / sqrt(n). Ranges of a layer
+    by channel share its n: with that of a channel, some ten values of a depthwise filter, they
+    would leap, and end below zero.
     """
 
     @staticmethod
@@ -107,7 +109,7 @@ class _Learned(torch.autograd.Function):
 
 
 def _lsq_scale(n_values: float, levels: int) -> float:
-    """Return what a range's gradient is scaled by; of activations an image's values count."""
+    """Return what a range's gradient is scaled by; of activations, one image's values count."""
     return levels**1.5 / n_values**0.5
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from elastic_nn.modules.layers import QuantizedLayer
 from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.settings import TrainingSettings
 
 
 def make_optimizer(net: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer; only filters decay.
+    """Return the recipe's optimizer; only filters decay, and after a step ranges stay positive.
 
     Decay would pull kernel transforms away from the identity and ranges away from the data.
     """
@@ -24,9 +25,30 @@ def make_optimizer(net: nn.Module, settings: TrainingSettings) -> torch.optim.Op
         for decayed in (True, False)
     ]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
-    nesterov = settings.momentum > 0
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
+    else:
+        options = {"momentum": settings.momentum, "nesterov": settings.momentum > 0}
+        optimizer = torch.optim.SGD(groups, lr=settings.lr, **options)
+    layers = [m for m in net.modules() if isinstance(m, QuantizedLayer) and m.quantizer.learned]
+
+    def keep_ranges(*_: object) -> None:
+        for layer in layers:
+            layer.keep_weight_range()
+
+    optimizer.register_step_post_hook(keep_ranges)
+    return optimizer
+
+
+def clip_gradients(net: nn.Module, largest: float) -> None:
+    """Shorten the gradient of the weights to a norm of `largest`, and that of the ranges.
+
+    Apart, as what a range's gradient is scaled by says nothing about the weights' steps.
+    """
+    weights, ranges = [], []
+    for name, parameter in net.named_parameters():
+        (ranges if name.endswith("_range") else weights).append(parameter)
+    for parameters in (weights, ranges):
+        nn.utils.clip_grad_norm_(parameters, largest)
 
 
 def lr_factor(settings: TrainingSettings) -> int:

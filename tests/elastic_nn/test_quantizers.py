@@ -154,9 +154,23 @@ def test_each_channel_learns_its_own_range():
     y = quantize_signed(x, limit, 4, learned=True)
     torch.testing.assert_close(y, torch.tensor([[0.0, 7.0], [0.4, 0.2]]))
     y.sum().backward()
-    scale = 7**1.5 / 2**0.5
+    scale = 7**1.5 / 4**0.5  # LSQ counts the values of the layer
     assert limit.grad[0].item() == pytest.approx((1 - 0.4 / 7) * scale, rel=0.01)
     assert limit.grad[1].item() == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["lsq", "lsq-channel"])
+def test_a_learned_range_keeps_a_share_of_its_largest_weight(kind):
+    layer = ElasticConv2d(2, 2).to(memory_format=torch.channels_last)
+    layer.weight.data[:] = torch.tensor([[1.6, -0.4], [0.1, -0.8]]).view(2, 2, 1, 1)
+    layer.set_quantizer(find_quantizer(kind))
+    layer.weight_range.data[:] = -0.5
+    layer.keep_weight_range()
+    expected = [0.2, 0.1] if kind == "lsq-channel" else [0.2]
+    assert layer.weight_range.tolist() == pytest.approx(expected)
+    layer.weight_range.data[:] = 0.3
+    layer.keep_weight_range()
+    assert layer.weight_range.tolist() == pytest.approx([0.3] * len(expected))
 
 
 def test_an_unknown_quantizer_is_refused_with_the_closest():
