@@ -34,6 +34,14 @@ def check_within(settings: Any, *names: str, high: float = math.inf) -> None:
             raise ApqError(f"{name} is {value!r}; it must be a number {range_text}")
 
 
+def check_decay(settings: Any, *names: str) -> None:
+    """Raise ApqError unless the fields, decays per step, are numbers from 0 to below 1."""
+    for name in names:
+        value = getattr(settings, name)
+        if not _is_finite(value) or not 0 <= value < 1:
+            raise ApqError(f"{name} is {value!r}; it must be a number from 0 to below 1")
+
+
 def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
     """Raise ApqError unless the name of `what` is one of the choices."""
     choices = list(choices)

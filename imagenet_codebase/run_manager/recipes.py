@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from apq.checks import check_within
+from apq.checks import check_decay, check_within
 from elastic_nn.quantizer_kinds import find_quantizer
 from imagenet_codebase.run_manager.settings import TrainingSettings
 
@@ -28,7 +28,8 @@ class FinetuneSettings(TrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         find_quantizer(self.quantizer)
-        check_within(self, "ema", "distill", high=1)
+        check_within(self, "distill", high=1)
+        check_decay(self, "ema")
 
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from apq.checks import check_choice, check_positive, check_whole, check_within
+from apq.checks import check_choice, check_decay, check_positive, check_whole, check_within
 from apq.errors import ApqError
 
 FREE_SETTINGS = ("n_workers", "save_every_s", "save_every", "compile")
@@ -37,7 +37,7 @@ class TrainingSettings:
     """Applied to filters only: not to batch norm, biases or quantization ranges."""
     label_smoothing: float = 0.1
     grad_clip: float = 0.0
-    """Largest norm of the gradient; 0 leaves it alone."""
+    """Largest norm of the gradient, of weights and of ranges; 0 leaves it alone."""
     seed: int = 0
     n_workers: int = 0
     """Processes that decode images; only for data that does not fit in memory."""
@@ -58,7 +58,8 @@ class TrainingSettings:
         check_whole(self, "seed", "n_workers", "epoch_images", "save_every", least=0)
         check_positive(self, "lr", "save_every_s")
         check_within(self, "warmup_epochs", "weight_decay", "grad_clip")
-        check_within(self, "momentum", "label_smoothing", high=1)
+        check_within(self, "label_smoothing", high=1)
+        check_decay(self, "momentum")
         if self.warmup_epochs >= self.n_epochs:
             raise ApqError(
                 f"warmup_epochs is {self.warmup_epochs:g} and n_epochs {self.n_epochs}: a run that "

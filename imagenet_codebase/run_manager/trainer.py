@@ -21,7 +21,12 @@ from imagenet_codebase.run_manager import distributed, health
 from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.diagnosis import repeat_watched
 from imagenet_codebase.run_manager.evaluate import to_device
-from imagenet_codebase.run_manager.optimizer import describe_batches, lr_factor, make_optimizer
+from imagenet_codebase.run_manager.optimizer import (
+    clip_gradients,
+    describe_batches,
+    lr_factor,
+    make_optimizer,
+)
 from imagenet_codebase.run_manager.run_folder import RunFolder, format_row
 from imagenet_codebase.run_manager.settings import FREE_SETTINGS, TrainingSettings
 from imagenet_codebase.run_manager.states import SavedStates
@@ -75,6 +80,8 @@ class Trainer:
         self.highest_loss = health.highest_loss(data.n_classes)
         self.states = SavedStates(folder)
         self.reports = RunFolder(folder)
+        self._seconds_before = 0.0  # of this epoch, before this sitting
+        self._epoch_started = time.perf_counter()
         self._saved_at = (0.0, 0)  # seconds, step
         self._looked_at = (0.0, 0.0)  # loss and images when the loss was last looked at
 
@@ -109,6 +116,7 @@ class Trainer:
                     **({"average": self.average.state_dict()} if self.average else {}),
                     "epoch": self.epoch,
                     "next_step": self.next_step,
+                    "seconds": self._seconds,
                     "n_processes": distributed.shard().n_processes,
                     "random": torch.get_rng_state(),
                     "sums": sums,
@@ -158,6 +166,7 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         self.epoch, self.next_step = state["epoch"], state["next_step"]
         self.history = state["history"]
+        self._seconds_before = state.get("seconds", 0.0)  # not in states of older versions
         # They are the sums of all processes.
         self.sums = state["sums"].to(self.device) * distributed.is_first()
         if "random" in state:  # not in states of older versions
@@ -186,25 +195,34 @@ class Trainer:
             self.reports.forget()
 
     def run(self) -> bool:
-        """Train to the last epoch; return False when Ctrl-C stopped it, with everything saved.
+        """Train to the last epoch; return False after Ctrl-C, with everything saved.
 
         Raises ApqError when the loss is no longer a number or has exploded; the last save is from
         before that.
         """
+        distributed.from_first(self.states.hold)
+        try:
+            return self._run()
+        finally:
+            self.states.release()
+
+    def _run(self) -> bool:
         with deferred_interrupt() as interrupted:
+            self._epoch_started = time.perf_counter()
             if not self.done:
                 self._begin()
             while not self.done:
-                started = time.perf_counter()
                 stopped = self._run_epoch(interrupted)
                 self._check_health()
                 if stopped:
                     self.save()
                     break
-                self._end_epoch(time.perf_counter() - started)
+                self._end_epoch()
+            # A validation is never cut short: the last one may have ended since.
+            (stopped,) = distributed.any_of(bool(interrupted))
         if distributed.is_first():
             self.reports.close(self.history)
-        return self.done
+        return self.done and not stopped
 
     def _begin(self) -> None:
         settings, n = self.settings, distributed.shard().n_processes
@@ -280,7 +298,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss, right = self.step(images, labels, (settings.seed, self.epoch, i))
         if settings.grad_clip:
-            nn.utils.clip_grad_norm_(self.net.parameters(), settings.grad_clip)
+            clip_gradients(self.net, settings.grad_clip)
         self.optimizer.step()
         if self.average:
             self.average.follow(self.net)
@@ -288,7 +306,13 @@ class Trainer:
         self.sums += torch.stack([loss * len(labels), right.to(loss.dtype), count])
         return loss
 
-    def _end_epoch(self, seconds: float) -> None:
+    @property
+    def _seconds(self) -> float:
+        """How long this epoch has taken so far, in all sittings."""
+        return self._seconds_before + time.perf_counter() - self._epoch_started
+
+    def _end_epoch(self) -> None:
+        seconds = self._seconds
         loss, right, n_images = distributed.total(self.sums).tolist()
         distributed.follow_first(self.result)
         figures = self.validate()
@@ -301,6 +325,7 @@ class Trainer:
         }
         self.history.append(row)
         self.epoch, self.next_step = self.epoch + 1, 0
+        self._seconds_before, self._epoch_started = 0.0, time.perf_counter()
         self.sums.zero_()
         self._looked_at = (0.0, 0.0)
         if distributed.is_first():

@@ -21,7 +21,7 @@ from apq.subnet import smallest
 from elastic_nn.networks import MobileNet
 from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
-from imagenet_codebase.run_manager.optimizer import make_optimizer
+from imagenet_codebase.run_manager.optimizer import clip_gradients, make_optimizer
 from imagenet_codebase.run_manager.settings import TrainingSettings
 from imagenet_codebase.run_manager.states import SavedStates
 from imagenet_codebase.run_manager.trainer import Trainer
@@ -83,6 +83,7 @@ def test_the_schedule_by_hand():
         ({"lr": float("nan")}, "lr is nan"),
         ({"lr": -1.0}, "lr is -1"),
         ({"momentum": float("inf")}, "momentum is inf"),
+        ({"momentum": 1.0}, "momentum is 1.0; it must be a number from 0 to below 1"),
         ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),
         ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
         ({"n_epochs": 2, "warmup_epochs": 2.0}, "warmup_epochs is 2 and n_epochs 2"),
@@ -126,6 +127,34 @@ def test_only_filters_decay(start):
     assert adamw.defaults["betas"] == (0.8, 0.999)
     with pytest.raises(ApqError, match=r"no optimizer 'adam' \(did you mean 'adamw'\?\)"):
         replace(SETTINGS, optimizer="adam")
+
+
+def test_weights_and_ranges_are_clipped_apart(start):
+    net = start().net
+    for name, parameter in net.named_parameters():
+        parameter.grad = torch.full_like(parameter, 100.0 if name.endswith("_range") else 1e-5)
+    clip_gradients(net, 2.0)
+    norms = {True: 0.0, False: 0.0}
+    for name, parameter in net.named_parameters():
+        norms[name.endswith("_range")] += parameter.grad.square().sum().item()
+    assert norms[True] == pytest.approx(4.0, rel=1e-4)
+    # Not shortened, as it would be together with the ranges'.
+    assert norms[False] == pytest.approx(1e-10 * n_weights(net))
+
+
+def n_weights(net):
+    return sum(p.numel() for name, p in net.named_parameters() if not name.endswith("_range"))
+
+
+def test_no_step_takes_a_range_below_zero(start):
+    net = start().net
+    net.set_quantizer("lsq-channel")
+    optimizer = make_optimizer(net, replace(SETTINGS, lr=10.0, momentum=0.0))
+    layer = net.first_conv.conv
+    layer.weight_range.grad = torch.ones_like(layer.weight_range)
+    optimizer.step()
+    most = layer.weight.detach().abs().amax((1, 2, 3))
+    torch.testing.assert_close(layer.weight_range.detach(), most / 8)
 
 
 def test_a_run_learns_and_explains_itself(start):
@@ -375,6 +404,59 @@ def test_saves_come_every_so_many_steps(start, monkeypatch):
     settings = replace(SETTINGS, n_epochs=2, batch_size=4, save_every=4)
     start(settings=settings).run()
     assert saved == [(0, 0), (0, 4), (1, 0), (1, 4), (2, 0)]
+
+
+def test_two_runs_do_not_share_a_folder(start, monkeypatch):
+    monkeypatch.setattr("imagenet_codebase.run_manager.states.ORPHANS_END_S", 0.2)
+    seen = []
+
+    def come_between(key):
+        if not seen:
+            with pytest.raises(ApqError, match=r"another process trains in .*run: wait") as told:
+                start().resume()
+            seen.append(told)
+            with pytest.raises(ApqError, match="another process trains"):
+                start().run()
+
+    assert start(on_step=come_between).run()
+    assert seen
+    assert start().resume()
+
+
+def test_ctrl_c_during_the_last_validation_is_heard(start):
+    trainer = start()
+    validate = trainer.validate
+
+    def interrupted():
+        if trainer.epoch == SETTINGS.n_epochs - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return validate()
+
+    trainer.validate = interrupted
+    assert not trainer.run()
+    assert trainer.done
+    again = start()
+    assert again.resume()
+    assert again.run()
+
+
+def test_seconds_add_up_over_sittings(start, monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock) / 100)
+
+    def interrupt(key):
+        if key[1:] == (0, 1):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    first = start(on_step=interrupt)
+    assert not first.run()
+    spent = first.states.load()["seconds"]
+    assert spent > 0
+    second = start()
+    assert second.resume()
+    assert second._seconds >= spent
+    assert second.run()
+    assert second.history[0]["seconds"] > spent
 
 
 def test_the_folder_explains_the_run(start, monkeypatch):
