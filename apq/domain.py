@@ -197,27 +197,29 @@ class Domain:
     def least(self, values: np.ndarray) -> np.ndarray:
         """Return the genes (1, n_genes) whose active blocks' option values sum to the least.
 
-        `values` has shape (n_options,). Exact: blocks, and then depths, are decided one by one.
-        """
-        values = np.where(self.allowed_options, values, np.inf)
-        numbers = np.array([s.start + np.argmin(values[s]) for s in self.options.slices])
-        return self.with_best_depths(numbers, values[numbers])
-
-    def with_best_depths(self, numbers: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Return genes (1, n_genes) of one option a block, with the depths of the least sum.
-
-        `numbers` and their `values` have shape (n_blocks,).
+        `values` has shape (n_options,), infinite for what cannot be had. Exact: blocks, and then
+        depths, are decided one by one. Raises ApqError when every sum is infinite.
         """
         space = self.space
+        values = np.where(self.allowed_options, values, np.inf)
+        numbers = [s.start + int(np.argmin(values[s])) for s in self.options.slices]
         genes = np.zeros((1, space.n_genes), dtype=np.int64)
         fields = [self.options.genes_at(b, number) for b, number in enumerate(numbers)]
         genes[0, space.n_stages :] = np.stack(fields, axis=1).ravel()
+        best = values[numbers]
         first = 0
         for s, stage in enumerate(space.stages):
-            sums = [values[first : first + min(d, stage.max_depth)].sum() for d in stage.depths]
-            allowed = self.allowed[s, : len(sums)]
+            ends = [first + min(d, stage.max_depth) for d in stage.depths]
+            sums = np.array([best[first:end].sum() for end in ends])
+            sums[~self.allowed[s, : len(sums)]] = np.inf
             # Of equal sums the shallowest; a stage whose block is always there has one depth.
-            genes[0, s] = np.argmin(np.where(allowed, sums, np.inf))
+            genes[0, s] = np.argmin(sums)
+            if np.isinf(sums).all():
+                block = first + int(np.argmax(np.isinf(best[first:])))
+                raise ApqError(
+                    f"no choice left for block {block + 1} can be costed: exclude or freeze less, "
+                    f"or take a table that holds its layers"
+                )
             first += stage.max_depth
         return genes
 

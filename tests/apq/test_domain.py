@@ -158,6 +158,15 @@ def test_the_least_is_that_of_brute_force(toy_genes: np.ndarray) -> None:
         assert padded[domain.options.numbers(least)].sum() == pytest.approx(sums.min(), abs=1e-12)
 
 
+def test_a_block_that_nothing_is_known_of_is_left_out_or_named() -> None:
+    domain = Domain.whole(TOY)
+    values = -np.ones(domain.options.n_options)
+    values[domain.options.slices[1]] = np.inf
+    assert domain.least(values)[0, 0] == 0  # depth 1
+    with pytest.raises(ApqError, match="no choice left for block 2 can be costed"):
+        domain.exclude([0], [0]).least(values)
+
+
 def test_mistakes_are_named() -> None:
     assert gene_name(PAPER_SPACE, 1) == "depth of stage 2"
     assert gene_name(PAPER_SPACE, COLUMNS["widths"].start + 4) == "width of block 5"
