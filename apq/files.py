@@ -100,9 +100,12 @@ def read_json(path: str | Path) -> Any:
 
 
 def sha256(path: str | Path) -> str:
-    """Return a file's SHA-256 as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return a file's SHA-256 as 64 hexadecimal digits; raises ApqError when unreadable."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ApqError(f"cannot read {path}: {error.strerror}") from None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ STEM_KERNEL = 3
 STEM_STRIDE = 2
 FIRST_BLOCK_KERNEL = 3
 MIN_IMAGE_SIZE = 32  # The network halves its input five times.
+MAX_IMAGE_SIZE = 16384  # Far beyond any camera; costs stay exact in 64-bit integers.
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ def check_image_size(image_size: int) -> None:
         raise ApqError(f"image size is {image_size!r}; it must be an integer, such as 224")
     if image_size < MIN_IMAGE_SIZE:
         raise ApqError(f"image size is {image_size}; it must be {MIN_IMAGE_SIZE} or more")
+    if image_size > MAX_IMAGE_SIZE:
+        raise ApqError(f"image size is {image_size}; it must be {MAX_IMAGE_SIZE} or less")
 
 
 def block_layers(

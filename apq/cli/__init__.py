@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from apq.errors import ApqError, closest
+from apq.errors import LOST_WORKER, ApqError, closest
 
 # Command -> (module, what it does).
 COMMANDS = {
@@ -54,6 +54,19 @@ def run(command: str, argv: Sequence[str], prog: str) -> int:
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:  # a locked folder, a name too long: nothing to look at or write to
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{prog}: error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        # torch says so wherever this process happens to be.
+        print(f"{prog}: error: {LOST_WORKER}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"{prog}: error: out of memory: {error}", file=sys.stderr)
+        return 2
 
 
 def usage() -> str:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from apq.cli.parser import Parser, whole_number
+from apq.cli.parser import Parser, image_size, whole_number
 
 if TYPE_CHECKING:
     from imagenet_codebase.data_providers import DataProvider
@@ -28,7 +28,7 @@ def add_data(
     group.add_argument(
         size_flag,
         dest="data_image_size",
-        type=whole_number(32),
+        type=image_size,
         metavar="PX",
         help="side of the images; default 64 for digits and CIFAR-10, 224 for others",
     )
@@ -51,11 +51,17 @@ def open_data(
     validated on images that the supernet it came from was trained on.
     """
     from imagenet_codebase.data_providers import open_dataset
+    from imagenet_codebase.run_manager import distributed
 
-    return open_dataset(
-        args.dataset or dataset,
-        root=args.data_dir,
-        image_size=args.data_image_size or image_size,
-        randaugment=getattr(args, "randaugment", False),
-        download=args.download,
-    )
+    def opened(download: bool) -> DataProvider:
+        return open_dataset(
+            args.dataset or dataset,
+            root=args.data_dir,
+            image_size=args.data_image_size or image_size,
+            randaugment=getattr(args, "randaugment", False),
+            download=download,
+        )
+
+    if args.download:
+        distributed.once_a_machine(lambda: opened(download=True))
+    return opened(download=False)

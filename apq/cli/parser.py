@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from apq import files
 from apq.errors import ApqError, closest
+from lut.layers import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
 LARGEST_SEED = 2**63 - 1  # what every generator takes
 WORDS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
@@ -96,8 +97,10 @@ def _read_yaml(path: str) -> dict[str, Any]:
         # Every value as it is typed: a flag knows best what it means.
         content = yaml.load(files.read_text(path), Loader=yaml.BaseLoader)
     except yaml.YAMLError as error:
-        first_line = str(error).splitlines()[0]
-        raise ApqError(f"{path} is not valid YAML: {first_line}") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else path
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ApqError(f"{where}: not valid YAML: {what}") from None
     if content in (None, ""):
         return {}
     if not isinstance(content, dict):
@@ -153,6 +156,10 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
         return value
 
     return check
+
+
+image_size = whole_number(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)
+"""The type of the sides of images, in pixels."""
 
 
 def add_common(parser: Parser) -> None:

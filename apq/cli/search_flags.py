@@ -36,6 +36,8 @@ MAXIMA = {
 }
 COST_TYPES = tuple(MAXIMA.values())
 DEFAULT_RISK = 1.0
+# Beyond these, counts and memory run over.
+MAX_CLASSES, MAX_POPULATION = 10**7, 10**6
 # Flags of search settings; which of them a mode knows, its class of settings tells.
 SETTINGS = ("population", "generations", "mutation_prob", "evaluations", "seconds", "patience")
 
@@ -76,7 +78,7 @@ def _add_cost(parser: cli.Parser) -> None:
     group = parser.add_argument_group("cost")
     group.add_argument(
         "--image_size",
-        type=cli.whole_number(32),
+        type=cli.image_size,
         metavar="PX",
         help="image size of the cost; default 224, or that of --lut",
     )
@@ -89,7 +91,7 @@ def _add_cost(parser: cli.Parser) -> None:
     )
     group.add_argument(
         "--n_classes",
-        type=cli.whole_number(2),
+        type=cli.whole_number(2, MAX_CLASSES),
         default=1000,
         metavar="N",
         help="outputs of the classifier, where it counts; default %(default)s",
@@ -159,7 +161,7 @@ def _add_engine(parser: cli.Parser) -> None:
         help="end after so many steps (generations) without improvement; 0: never",
     )
     evolution = {
-        "population": cli.whole_number(4),
+        "population": cli.whole_number(4, MAX_POPULATION),
         "generations": cli.whole_number(1),
         "mutation_prob": cli.positive_number,
     }

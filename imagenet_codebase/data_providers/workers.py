@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from apq.errors import ApqError
+from apq.errors import LOST_WORKER, ApqError
 from imagenet_codebase.data_providers.splits import Split
 
 Request = tuple[str, int, int, np.ndarray]
@@ -44,13 +45,26 @@ class Workers:
         self._passes += 1
         this_pass = self._passes
         self._requests[:] = requests
-        for batch in self._loader:
+        answers = iter(self._loader)
+        while (batch := _next(answers)) is not None:
             if isinstance(batch, ApqError):
                 # A new one: raised itself, `batch` would hold this frame, and so the workers.
                 raise ApqError(*batch.args)
             yield batch
             if self._passes != this_pass:
                 raise RuntimeError("the workers have begun another pass: finish one at a time")
+
+
+def _next(answers: Iterator[Any]) -> Any:
+    """Return the next answer, None after the last; raises ApqError when a process is lost."""
+    try:
+        return next(answers, None)
+    except (ConnectionError, EOFError):
+        raise ApqError(LOST_WORKER) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ApqError(LOST_WORKER) from None
 
 
 class _Batches(Dataset):

@@ -155,6 +155,13 @@ def from_first(make: Callable[[], T]) -> T:
     return made[0]
 
 
+def once_a_machine(work: Callable[[], Any]) -> None:
+    """Have one process of each machine do what all need there; the others wait for it."""
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        work()
+    any_of(False)
+
+
 def each(items: Iterable[T], work: Callable[[T], Any]) -> Iterator[tuple[T, Any]]:
     """Yield every item and what `work` makes of it, in order; the processes share the work.
 
