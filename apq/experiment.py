@@ -110,8 +110,10 @@ class Experiment:
 
     def subnet(self, space: SearchSpace = PAPER_SPACE) -> Subnet:
         """Read the subnet from `arch`; raises ApqError that names the file."""
-        with files.naming(self.dir / "arch"):
-            return Subnet.from_json(files.read_text(self.dir / "arch"), space)
+        path = self.dir / "arch"
+        text = files.read_text(path)
+        with files.naming(path):
+            return Subnet.from_json(text, space)
 
     def report(self) -> dict[str, Any]:
         """Return what the search wrote of itself, or an empty dict for an authors' folder.
@@ -148,6 +150,13 @@ _REPORTED = {
     "n_classes": int,
     "limits": dict,
     "use_of_limits": list,
+    "predicted_accuracy": _NUMBER,
+    "lower_bound": _NUMBER,
+    "spread": _NUMBER,
+    "latency_ms": _NUMBER,
+    "energy_mj": _NUMBER,
+    "bitops": _NUMBER,
+    "size_bytes": _NUMBER,
 }
 _OF_A_LIMIT = {"type": str, "unit": str, "maximum": _NUMBER, "cost": _NUMBER}
 """What others rely on, of what a search tells of itself and of each of its limits."""

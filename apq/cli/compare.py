@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
+from apq.cli.outputs import check_free, run_folder
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.recipe import add_recipe, recipe
 from apq.cli.tables import format_table
@@ -51,6 +52,9 @@ def make_parser(prog: str) -> cli.Parser:
         help="measure with the supernet's weights, without finetuning: minutes, not hours",
     )
     parser.add_argument("--out", type=Path, default=Path("models/comparison.json"))
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a comparison that this run did not make"
+    )
     add_nproc(parser)
     add_recipe(parser, {"n_epochs": 1})
     add_data(parser, default="cifar10")
@@ -75,9 +79,10 @@ def _compare(
     from methods.validation.bench import DirectBench, FinetuningBench
     from methods.validation.compare import compare
 
+    distributed.from_first(lambda: check_free(args.out, args.overwrite))
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
-    folder = args.out.with_name(args.out.name + ".run")
+    folder = run_folder(args.out)
     if args.direct:
         bench = DirectBench(supernet, data, folder, device, settings.n_workers)
     else:

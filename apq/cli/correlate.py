@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
+from apq.cli.outputs import check_free, run_folder
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.recipe import add_recipe, recipe
 from apq.cli.weights import find_supernet
@@ -31,6 +32,9 @@ def make_parser(prog: str) -> cli.Parser:
     )
     parser.add_argument("--n_subnets", type=cli.whole_number(2), default=24)
     parser.add_argument("--out", type=Path, default=Path("models/correlation.json"))
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a result that this run did not make"
+    )
     add_nproc(parser)
     add_recipe(parser, {"n_epochs": 1})
     add_data(parser, default="cifar10")
@@ -52,9 +56,10 @@ def _correlate(args: argparse.Namespace, settings: FinetuneSettings, device: tor
     from methods.validation.bench import FinetuningBench
     from methods.validation.correlate import correlate, measure_random
 
+    distributed.from_first(lambda: check_free(args.out, args.overwrite))
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
-    folder = args.out.with_name(args.out.name + ".run")
+    folder = run_folder(args.out)
     bench = FinetuningBench(supernet, data, settings, folder, device)
     outcomes = measure_random(bench, PAPER_SPACE, args.n_subnets, args.seed)
     if outcomes is None:

@@ -84,7 +84,7 @@ def make_parser(prog: str) -> cli.Parser:
 def run(args: argparse.Namespace) -> int:
     """Train, print the figures, write the predictors with their cards."""
     from imagenet_codebase.run_manager.evaluate import pick_device
-    from methods.prediction.ensemble import fit_ensemble
+    from methods.prediction.ensemble import fit_ensemble, split_for_ensemble
     from methods.prediction.kinds import FULL, fit_all
     from methods.prediction.pairs import read_pairs, searched_path, split_pairs
     from methods.prediction.searched import LAST_ROUND
@@ -107,10 +107,12 @@ def run(args: argparse.Namespace) -> int:
         held_out=args.held_out,
         seed=args.seed,
     )
+    if args.ensemble:
+        split_for_ensemble(quantized, settings)  # too few are told before anything is written
     device = pick_device(args.device)
     source = read_card(pairs_path)
     dataset = source.get("dataset", "unknown")
-    if "dataset" in source and not args.overwrite:
+    if not args.overwrite:
         _check_free(args.out_dir, dataset)
     latency = LatencyPredictor("latency", source.get("image_size", 224)).predict
     facts = {

@@ -91,7 +91,8 @@ def _of_same_request(job: Job, name: str, interrupted: bool) -> Experiment | Non
     is_same = all(report.get(key) == value for key, value in request.items())
     # A history's columns are the limits in their order.
     is_same = is_same and list(report["limits"]) == list(request["limits"])
-    return experiment if is_same else None
+    figures = {"predicted_accuracy", *diagnostics.COST_COLUMNS.values()}
+    return experiment if is_same and figures <= report.keys() else None
 
 
 def check_free(job: Job, stopped: Experiment | None, overwrite: bool) -> None:
@@ -177,8 +178,9 @@ def _read_stopped(experiment: Experiment, problem: SearchProblem) -> Stopped:
 def read_history(experiment: Experiment, problem: SearchProblem) -> tuple[SearchRecord, ...]:
     """Read how a search went; raises ApqError that names a damaged file."""
     path = experiment.dir / HISTORY
+    text = files.read_text(path)
     with files.naming(path):
-        return diagnostics.read_history(files.read_text(path), problem)
+        return diagnostics.read_history(text, problem)
 
 
 def _report(job: Job, found: Found) -> dict[str, Any]:

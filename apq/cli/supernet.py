@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
+from apq.cli.outputs import check_free, run_folder
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.errors import ApqError
@@ -115,16 +116,6 @@ def run(args: argparse.Namespace) -> int:
     return in_processes(args, lambda device: _train(args, settings, device))
 
 
-def _run_folder(args: argparse.Namespace) -> Path:
-    return args.out.with_name(args.out.name + ".run")
-
-
-def _check_free(args: argparse.Namespace) -> None:
-    """Raise ApqError when a supernet would be replaced that no run of this name made."""
-    if args.out.exists() and not _run_folder(args).exists() and not args.overwrite:
-        raise ApqError(f"{args.out} exists: choose another --out, or replace it with --overwrite")
-
-
 def _settings(args: argparse.Namespace) -> SupernetSettings:
     return SupernetSettings(
         largest_epochs=args.largest_epochs,
@@ -170,9 +161,9 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
     from imagenet_codebase.run_manager.measuring import measure_on_test
     from imagenet_codebase.run_manager.supernet import train_supernet
 
-    distributed.from_first(lambda: _check_free(args))
+    distributed.from_first(lambda: check_free(args.out, args.overwrite))
     data = open_data(args)
-    folder = _run_folder(args)
+    folder = run_folder(args.out)
     # Started again after a loss, a run goes on: what it saved is its own.
     if args.restart and distributed.is_first() and not distributed.restarted():
         shutil.rmtree(folder, ignore_errors=True)

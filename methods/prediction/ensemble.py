@@ -11,7 +11,14 @@ import torch
 from apq.errors import ApqError
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
-from methods.prediction.fit import GenesFn, Quality, fit, kendall_and_spearman, quality
+from methods.prediction.fit import (
+    MIN_PAIRS,
+    GenesFn,
+    Quality,
+    fit,
+    kendall_and_spearman,
+    quality,
+)
 from methods.prediction.pairs import as_arrays, hold_out
 from methods.prediction.settings import FitSettings
 from utils.accuracy_predictor import AccuracyPredictor
@@ -33,6 +40,23 @@ class EnsembleFit:
     """Kendall tau between that spread and the mean's error: whether it tells what is uncertain."""
 
 
+def split_for_ensemble(
+    quantized: Mapping[Subnet, float], settings: FitSettings
+) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
+    """Return the pairs that members train on, and those held out of all of them.
+
+    Raises ApqError when too few are left for every member to hold out some of its own.
+    """
+    train, held_out = hold_out(quantized, settings.held_out, settings.seed)
+    if len(train) < MIN_PAIRS:
+        raise ApqError(
+            f"{len(quantized)} quantized pairs are too few for an ensemble: {len(train)} are left "
+            f"when some are held out, and each member needs {MIN_PAIRS}; gather more with "
+            f"'apq collect'"
+        )
+    return train, held_out
+
+
 def fit_ensemble(
     full: Mapping[Subnet, float],
     quantized: Mapping[Subnet, float],
@@ -52,7 +76,7 @@ def fit_ensemble(
     """
     if n_members < 2:
         raise ApqError(f"an ensemble needs at least two predictors, not {n_members}")
-    train, held_out = hold_out(quantized, settings.held_out, settings.seed)
+    train, held_out = split_for_ensemble(quantized, settings)
     members = []
     for i in range(n_members):
         seed = int(np.random.SeedSequence([settings.seed, i]).generate_state(1)[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,9 @@ class Bench(ABC):
             if not path.exists():
                 return None
             content = files.read_json(path)
+            figures = {field.name for field in fields(Outcome)}
+            if not isinstance(content, dict) or content.keys() != figures | {"arch"}:
+                raise ApqError(f"{path} is damaged: remove it, to measure that subnet again")
             if content.pop("arch") != arch:
                 raise ApqError(f"{path} is of another subnet: remove {self.folder} to begin anew")
             lacks_direct = self.with_direct and content["direct_top1"] is None

@@ -67,6 +67,17 @@ def test_direct_comparison_keeps_no_weights_and_correlates_nothing(place, call):
     assert not Experiment.open(place / "exps" / "found").checkpoint_dir.exists()
 
 
+@pytest.mark.parametrize("command", ["compare", "correlate"])
+def test_results_of_another_run_are_kept(place, call, command):
+    own = {"compare": ("--exp_names=found",), "correlate": ()}[command]
+    flags = ("--supernet=models/supernet.pth.tar", "--out=kept.json", *own)
+    (place / "kept.json").write_text("precious")
+    status, _, err = call(command, *flags, *DATA)
+    assert status == 2
+    assert "kept.json exists: choose another --out, or replace it with --overwrite" in err
+    assert (place / "kept.json").read_text() == "precious"
+
+
 def test_correlate_writes_every_outcome(place, call):
     flags = ("--supernet=models/supernet.pth.tar", "--n_subnets=2")
     status, out, err = call("correlate", *flags, *RECIPE, *DATA)

@@ -1,6 +1,7 @@
 """`apq pareto`: a front that only rises, its files, and going on where it was stopped."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,15 @@ def test_it_goes_on_where_it_was_stopped(home, call, monkeypatch):
     written = Path("exps/front-5/search.json").stat().st_mtime_ns
     assert call(*flags)[0] == 0
     assert Path("exps/front-5/search.json").stat().st_mtime_ns == written
+    # What the table needs of it is gone: then it is no point of this front.
+    report = json.loads(Path("exps/front-5/search.json").read_text())
+    Path("exps/front-5/search.json").write_text(
+        json.dumps({k: v for k, v in report.items() if k != "predicted_accuracy"})
+    )
+    status, _, err = call(*flags)
+    assert status == 2
+    assert "experiment exps/front-5 exists" in err
+    Path("exps/front-5/search.json").write_text(json.dumps(report))
     assert not Experiment.open("exps/front-7").report()["interrupted"]
     assert front()[0] == whole[0] | {"seconds": front()[0]["seconds"]}
     accuracies = [float(row["predicted_accuracy"]) for row in front()]
