@@ -44,7 +44,7 @@ class SandwichStep:
     (sandwich rule and in-place distillation: universally slimmable networks, ICCV 2019). As it
     costs more than the rest together, it may be left out of some steps, with the smallest: then
     the random ones learn from the labels. With a teacher, all of them learn from its answers to the
-    very images they see.
+    very images they see, though it sees them before they are shrunk.
     """
 
     def __init__(

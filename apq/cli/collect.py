@@ -47,7 +47,7 @@ def make_parser(prog: str) -> cli.Parser:
         metavar="DIR",
         help="folder of acc_quant.pt, or a file, for --n_searched",
     )
-    parser.add_argument("--n_bn_images", type=cli.whole_number(1), default=512)
+    parser.add_argument("--n_bn_images", type=cli.whole_number(2), default=512)
     parser.add_argument(
         "--n_val_images",
         type=cli.whole_number(0),

@@ -16,6 +16,7 @@ ACTIONS = {
     "diff": ("limit",),
 }
 """What each of them takes, of the flags that not all do."""
+N_TABLES = {"build": (0,), "show": (0, 1), "diff": (1, 2)}
 DEFAULT_SIZE, DEFAULT_SHOWN = 224, 20
 
 
@@ -29,10 +30,12 @@ def make_parser(prog: str) -> cli.Parser:
         "  diff TABLE [TABLE]   compare two tables, or one with the model's own",
     )
     parser.add_argument("action", type=cli.one_of(*ACTIONS), metavar="build|show|diff")
-    parser.add_argument("tables", nargs="*", type=Path, metavar="TABLE", help="table files")
+    parser.add_argument(
+        "tables", nargs="*", type=Path, default=[], metavar="TABLE", help="table files"
+    )
     parser.add_argument(
         "--image_size",
-        type=cli.whole_number(32),
+        type=cli.image_size,
         metavar="PX",
         help=f"of the table to build or, where no file is named, to show; default {DEFAULT_SIZE}",
     )
@@ -47,9 +50,11 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Run one of the three actions."""
-    most = {"build": 0, "show": 1, "diff": 2}[args.action]
-    if len(args.tables) > most or (args.action == "diff" and not args.tables):
-        raise ApqError(f"'{args.action}' takes {most or 'no'} table files; got {len(args.tables)}")
+    n_tables, takes = len(args.tables), N_TABLES[args.action]
+    if n_tables not in takes:
+        raise ApqError(
+            f"'lut {args.action}' takes {' or '.join(map(str, takes))} table files; got {n_tables}"
+        )
     for name in ("image_size", "out", "filter", "limit"):
         if getattr(args, name) is not None and name not in ACTIONS[args.action]:
             raise ApqError(f"--{name} says nothing to 'lut {args.action}'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument("--exp_dir", type=Path, required=True, help="folder, e.g. exps/test")
     parser.add_argument(
         "--image_size",
-        type=cli.whole_number(32),
+        type=cli.image_size,
         metavar="PX",
         help="image size of the cost; default: that of --lut, the search's, or 224",
     )
@@ -82,10 +83,10 @@ def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.dev
     if trained:
         _print_accuracy(experiment, trained, args, device)
     else:
-        print(
-            f"no accuracy: there is no {experiment.best_checkpoint}; make it with "
-            f"'python quant_aware.py --exp_name={experiment.dir.name}'"
-        )
+        name, hint = experiment.dir.name, ""
+        if experiment.dir.resolve() == Experiment.path_for(name).resolve():
+            hint = f"; make it with 'python quant_aware.py --exp_name={name}'"
+        print(f"no accuracy: there is no {experiment.best_checkpoint}{hint}")
 
 
 def _print_search(report: dict[str, Any], table: Table) -> None:
@@ -104,7 +105,10 @@ def _print_search(report: dict[str, Any], table: Table) -> None:
 
 
 def cost_rows(subnet: Subnet, table: Table, n_classes: int) -> list[tuple[str, str, str]]:
-    """Return (figure, value, unit) of everything a subnet costs."""
+    """Return (figure, value, unit) of everything a subnet costs.
+
+    Raises ApqError that names a layer which the table lacks.
+    """
     from utils.latency_predictor import LatencyPredictor
 
     rows = []
@@ -117,7 +121,10 @@ def cost_rows(subnet: Subnet, table: Table, n_classes: int) -> list[tuple[str, s
         ("model size", "size", "full", "MB", 1e6, 3),
     ):
         cost = LatencyPredictor(type_, table.image_size, subnet.space, table, accounting, n_classes)
-        rows.append((name, f"{float(cost.predict([subnet])[0]) / scale:.{digits}f}", unit))
+        value = float(cost.predict([subnet])[0])
+        if math.isinf(value):
+            cost.breakdown(subnet)  # tells which layer it is
+        rows.append((name, f"{value / scale:.{digits}f}", unit))
     return rows
 
 

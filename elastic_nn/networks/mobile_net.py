@@ -125,8 +125,9 @@ class MobileNet(nn.Module):
     def replace_classifier(self, n_classes: int) -> None:
         """Begin anew with a classifier of so many classes, under the old one's bits."""
         old = self.classifier.linear
-        self.classifier.linear = QuantizedLinear(old.in_features, n_classes)
-        self.classifier.linear.set_bits(old.w_bits, old.a_bits)
+        new = self.classifier.linear = QuantizedLinear(old.in_features, n_classes)
+        new.set_bits(old.w_bits, old.a_bits)
+        new.activation_range.data.copy_(old.activation_range)  # its input stays what it was
         self.n_classes = n_classes
         _initialize(self.classifier)
 

@@ -11,6 +11,7 @@ import torch
 from apq.errors import ApqError
 from elastic_nn.modules.kernels import compile_kernels
 from elastic_nn.quantizer_kinds import Quantizer
+from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.settings import TrainingSettings
 
 # Compiling takes 5 to 15 s, and saves a tenth of a second or so a step.
@@ -26,7 +27,8 @@ def compile_where_it_pays(
     Raises ApqError when it is asked for and cannot be done.
     """
     if settings.compile is None:
-        n_steps = settings.n_epochs * (settings.epoch_images or n_images) // settings.batch_size
+        together = settings.batch_size * distributed.shard().n_processes
+        n_steps = settings.n_epochs * (settings.epoch_images or n_images) // together
         if n_steps < WORTHWHILE_STEPS or not _has_compiler(device):
             return
     elif not settings.compile:

@@ -112,8 +112,8 @@ def finetune(
     average = RunningAverage(net, settings.ema) if settings.ema else None
     teacher = None
     if settings.distill:
-        shares = settings.distill, settings.label_smoothing
-        teacher = read_teacher(supernet_path, data, statistics, device, *shares)
+        shares, space = (settings.distill, settings.label_smoothing), subnet.space
+        teacher = read_teacher(supernet_path, data, statistics, device, *shares, space=space)
     result = average.module if average else net
 
     def validate() -> dict[str, float]:

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import uuid
 
 import torch
@@ -30,12 +31,13 @@ def relaunch(n_processes: int | None, device: str, again: str = "the same comman
         return None
     # What `torchrun --standalone` does, but for its report of a failure: the failing process has
     # told that in a line.
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.ERROR)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
+    logs = tempfile.TemporaryDirectory(prefix="apq-")  # empty, and left behind otherwise
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -46,6 +48,7 @@ def relaunch(n_processes: int | None, device: str, again: str = "the same comman
         max_restarts=0,
         monitor_interval=0.1,
         shutdown_timeout=SHUTDOWN_S,
+        logs_specs=DefaultLogsSpecs(log_dir=logs.name),
     )
     try:
         elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
@@ -59,6 +62,8 @@ def relaunch(n_processes: int | None, device: str, again: str = "the same comman
                 f"{again} goes on from the last save"
             ) from None
         return failure.exitcode
+    finally:
+        logs.cleanup()
     return 0
 
 

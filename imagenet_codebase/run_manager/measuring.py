@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -28,13 +27,14 @@ def bn_batches(
     seed: int = 0,
     n_workers: int = 0,
 ) -> list[torch.Tensor]:
-    """Return batches of unaugmented training images, at most `n_images` of them in whole batches.
+    """Return batches of unaugmented training images, `n_images` of them where there are as many.
 
     A last batch of a single image is left out where there are others: it may have no variance.
     """
     loader = data.loader("train_unaugmented", batch_size, n_workers, shuffle=True, seed=seed)
-    n_batches = max(1, -(-n_images // batch_size))
-    batches = [to_device(images, device) for images, _ in itertools.islice(loader, n_batches)]
+    batches = []
+    for first, (images, _) in zip(range(0, n_images, batch_size), loader, strict=False):
+        batches.append(to_device(images[: n_images - first], device))
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 

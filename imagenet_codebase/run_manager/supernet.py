@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from apq import files
+from apq.errors import ApqError
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import largest, smallest
 from elastic_nn.importance import sort_channels
@@ -78,6 +79,11 @@ def train_supernet(
     Several processes share each batch. Returns the network and a row of figures for each epoch of
     all phases, which are drawn in the folder too, or None when Ctrl-C stopped it.
     """
+    if settings.small_image_size >= data.image_size:
+        raise ApqError(
+            f"small_image_size is {settings.small_image_size}: images of {data.image_size} px "
+            f"cannot be shrunk to that; leave it out, or take a smaller one"
+        )
     torch.manual_seed(settings.training.seed)
     net = OnceForAllNet(space, data.n_classes).to(device, memory_format=torch.channels_last)
     n_workers = settings.training.n_workers

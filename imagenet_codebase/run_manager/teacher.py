@@ -9,6 +9,7 @@ from torch import nn
 
 from apq.errors import ApqError
 from apq.provenance import read_card
+from apq.space import PAPER_SPACE, SearchSpace
 from elastic_nn.networks.files import load_supernet
 from elastic_nn.networks.folded import fold
 from imagenet_codebase.data_providers import DataProvider
@@ -62,6 +63,7 @@ def read_teacher(
     label_smoothing: float,
     image_size: int = 0,
     remedy: str = "give --distill=0, or another --supernet",
+    space: SearchSpace = PAPER_SPACE,
 ) -> Teacher:
     """Return the supernet's largest subnet in full precision as a teacher.
 
@@ -69,7 +71,7 @@ def read_teacher(
     are taken anew; an `image_size` of 0 is theirs. Raises ApqError, with the remedy, when the
     supernet knows other classes.
     """
-    net = load_supernet(supernet_path).net
+    net = load_supernet(supernet_path, space).net
     if not knows_classes_of(supernet_path, net.n_classes, data):
         raise ApqError(
             f"{supernet_path} knows other classes ({net.n_classes}) than {data.name} "

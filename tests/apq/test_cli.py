@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,8 +53,8 @@ SURFACE = {
         --acc_predictor_dir --n_bn_images --n_val_images --n_noise --nproc {DATA}""",
     "predictor": """--pairs --searched --out_dir --n_epochs --lr --weight_decay --dropout
         --transfer_lr --held_out --ensemble --study --overwrite""",
-    "compare": f"--exp_names --n_random --direct --out --nproc {RECIPE} {DATA}",
-    "correlate": f"--n_subnets --out --nproc {RECIPE} {DATA}",
+    "compare": f"--exp_names --n_random --direct --out --overwrite --nproc {RECIPE} {DATA}",
+    "correlate": f"--n_subnets --out --overwrite --nproc {RECIPE} {DATA}",
 }
 
 
@@ -314,7 +315,7 @@ def test_a_config_file_holds_flags_and_the_command_line_wins(home, call):
         ("overwrite: 1", "'overwrite' is '1'; it must be true or false"),
         ("seed: [1]", "'seed' is ['1']; it must be a number or a word"),
         ("- 3", "must hold settings"),
-        ("a: [", "not valid YAML"),
+        ("seed: 1\na: [", "run.yaml, line 2: not valid YAML: "),
         ("seed: !!python/object/apply:os.system ['touch evil']", "it must be a number or a word"),
         ("seed: 2026-13-45", "run.yaml: --seed: '2026-13-45' is not a whole number"),
         ("seed: 18446744073709551616", "is too large; at most"),
@@ -382,7 +383,10 @@ def test_an_experiment_without_checkpoint_is_priced_all_the_same(home, call):
     call("search", *search_flags())
     status, out, _ = call("test", "--exp_dir=exps/found")
     assert status == 0
-    assert "no accuracy: there is no exps/found/checkpoint/model_best.pth.tar" in out
+    assert "no accuracy: there is no exps/found/checkpoint/model_best.pth.tar; make it with" in out
+    shutil.copytree("exps/found", "elsewhere")
+    _, out, _ = call("test", "--exp_dir=elsewhere")
+    assert "no accuracy: there is no elsewhere/checkpoint/model_best.pth.tar\n" in out
     subnet = Experiment.open("exps/found").subnet()
     status, out, _ = call("test", "--exp_dir=exps/found", "--layers")
     rows = [line for line in out.splitlines() if " convolution, " in line]
@@ -413,7 +417,12 @@ def test_lut_builds_shows_and_compares(home, call, monkeypatch):
     assert "9.9e-03" in out
     assert "they differ" in out
     assert call("lut", "diff", "own.json")[0] == 0
-    assert call("lut", "diff")[0] == 2
+    status, _, err = call("lut", "diff")
+    assert status == 2
+    assert "'lut diff' takes 1 or 2 table files; got 0" in err
+    status, _, err = call("lut")
+    assert status == 2
+    assert "TABLE" not in err  # it may be left out
     assert call("lut", "show", "--filter=(97,")[0] == 2
 
 
@@ -430,6 +439,23 @@ def test_a_flag_that_an_action_of_lut_does_not_take_is_refused(home, call, flags
     status, _, err = call("lut", *flags)
     assert status == 2
     assert message in err
+
+
+def test_a_layer_that_a_table_lacks_is_named(home, call, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    call("search", *search_flags())
+    call("lut", "build", "--out=table.json")
+    table = json.loads(Path("table.json").read_text())
+    subnet = Experiment.open("exps/found").subnet()
+    row = LatencyPredictor("latency").breakdown(subnet)[5]
+    key = row.layer.key(row.w_bits, row.a_bits)
+    for part in ("layers", "components"):
+        del table[part][key]
+    Path("partial.json").write_text(json.dumps(table))
+    status, out, err = call("test", "--exp_dir=exps/found", "--lut=partial.json")
+    assert status == 2
+    assert key in err
+    assert "inf" not in out
 
 
 def test_what_the_search_was_told_counts_when_it_is_tested(home, call, monkeypatch):
@@ -527,9 +553,57 @@ def test_predictors_train_from_a_file_of_pairs(home, call):
     assert status == 2
     assert "acc_quant.pt has learned from other data (digits) than these pairs (toys)" in err
     write_pairs("few.json", dict(list(pairs.items())[:3]))
-    status, _, err = call("predictor", "--pairs=few.json")
+    status, _, err = call("predictor", "--pairs=few.json", "--out_dir=few")
     assert status == 2
     assert "too few" in err
+
+    write_pairs("cardless.json", pairs)
+    status, _, err = call("predictor", "--pairs=cardless.json", "--out_dir=mine", "--n_epochs=2")
+    assert status == 2
+    assert "has learned from other data (toys) than these pairs (unknown)" in err
+
+
+def test_too_few_pairs_for_an_ensemble_are_told_before_anything_is_written(home, call):
+    from methods.prediction.pairs import write_pairs
+
+    subnets = PAPER_SPACE.decode(PAPER_SPACE.sample(np.random.default_rng(0), 52))
+    pairs = {s.full_precision() if i < 30 else s: 80.0 + i / 10 for i, s in enumerate(subnets)}
+    write_pairs("pairs.json", pairs)
+    flags = ("--pairs=pairs.json", "--out_dir=mine", "--n_epochs=2", "--ensemble=2")
+    status, _, err = call("predictor", *flags)
+    assert status == 2
+    assert "22 quantized pairs are too few for an ensemble: 18 are left" in err
+    assert not Path("mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(13, "Permission denied", "models/locked"), "models/locked: Permission"),
+        (OSError(36, "File name too long", "a" * 300), "File name too long"),
+        (MemoryError("Unable to allocate 9 TiB"), "out of memory: Unable to allocate 9 TiB"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "--n_workers"),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_a_line(monkeypatch, capsys, error, message):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(__import__("apq.cli.lut", fromlist=["run"]), "run", fail)
+    assert cli.run("lut", ["show"], "apq lut") == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("apq lut: error: ")
+    assert err.count("\n") == 1
+
+
+def test_other_errors_of_torch_are_not_hidden(monkeypatch):
+    def fail(args):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(__import__("apq.cli.lut", fromlist=["run"]), "run", fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        cli.run("lut", ["show"], "apq lut")
 
 
 def test_interrupts_elsewhere_end_without_a_traceback(monkeypatch, capsys):

@@ -13,7 +13,7 @@ from apq import ApqError, Experiment, Subnet
 from apq.provenance import write_card
 from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
-from elastic_nn.networks import OnceForAllNet
+from elastic_nn.networks import MobileNet, OnceForAllNet
 from elastic_nn.networks.files import load_supernet, save_supernet
 from imagenet_codebase.run_manager import finetune as module
 from imagenet_codebase.run_manager import measuring
@@ -430,6 +430,22 @@ def test_supernet_phases_run_once_each_and_resume(tiny_space, toy_data, tmp_path
 def test_a_last_batch_of_one_image_has_no_say_in_batch_statistics(toy_data):
     sizes = [len(batch) for batch in bn_batches(toy_data, 100, 23, CPU)]
     assert sizes == [23]  # of 24 images
+    assert [len(batch) for batch in bn_batches(toy_data, 14, 8, CPU)] == [8, 6]
+    assert [len(batch) for batch in bn_batches(toy_data, 16, 8, CPU)] == [8, 8]
+
+
+def test_a_new_classifier_keeps_the_range_of_its_input(tiny_space):
+    net = MobileNet.from_subnet(smallest(tiny_space).with_bits(8), 4)
+    net.classifier.linear.activation_range.data.fill_(1.3)
+    net.replace_classifier(7)
+    assert net.classifier.linear.activation_range.item() == pytest.approx(1.3)
+    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+
+
+def test_images_cannot_be_shrunk_to_more_than_they_are(tiny_space, toy_data, tmp_path):
+    settings = SupernetSettings(small_image_size=32)
+    with pytest.raises(ApqError, match="small_image_size is 32: images of 32 px cannot be shrunk"):
+        train_supernet(toy_data, settings, tmp_path, CPU, tiny_space)
 
 
 def test_a_phase_without_epochs_is_left_out():
