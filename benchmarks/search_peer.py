@@ -2,7 +2,7 @@
 
 python -m benchmarks.search_peer [--predictor models] [--constraint 11] [--seeds 3] [--seconds 5]
 
-Needs pymoo (pip install 'apq[benchmarks]'). All get the same score and cost functions, on whole
+Needs pymoo (pip install pymoo). All get the same score and cost functions, on whole
 populations of 100, and seconds of the processor, one thread. A gene is an integer choice to
 pymoo, a broken limit its constraint. NSGA-II looks for the whole front of accuracy and cost; its
 best within the limit counts. Once with equal candidates (50,100), once with equal time.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NO_PLOT = "no plot: matplotlib is missing; pip install 'apq[plots]' adds it"
+NO_PLOT = "no plot: matplotlib is missing; pip install matplotlib adds it"
 # Colour-blind safe (Okabe and Ito), the darkest first.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "osD^vPX"

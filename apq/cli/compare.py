@@ -39,8 +39,8 @@ def make_parser(prog: str) -> cli.Parser:
     parser = cli.Parser(
         prog=prog,
         description="Finetune the subnets of experiments, and for each random ones of the same\n"
-        "cost, under one recipe; compare them on the test images. Experiments without a\n"
-        "checkpoint keep theirs. Goes on where it was stopped.",
+        "cost, under one recipe; compare them on the test images. An experiment without\n"
+        "a checkpoint gets the finetuned weights. Goes on where it was stopped.",
     )
     parser.add_argument(
         "--exp_names", required=True, metavar="A,B,...", help="experiments under exps/"

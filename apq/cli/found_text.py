@@ -99,10 +99,10 @@ def _expected_error(card: Mapping[str, Any]) -> str:
     # A search goes where a predictor is too hopeful: what searches found says how much.
     bias = figure_of(card, "figures", "searched", "last_round", "bias")
     if bias is not None:
-        less, worse = ("less", "worse") if bias >= 0 else ("more", "better")
+        less, below = ("less", "below") if bias >= 0 else ("more", "above")
         return (
-            f"; expect {abs(bias):.1f} points {less}: by so much the subnets that searches found "
-            f"last were {worse} than predicted"
+            f"; expect about {abs(bias):.1f} points {less}: the last searched subnets measured "
+            f"that much {below} their prediction"
         )
     for name, kind in (("searched", "searched"), ("quantized, by transfer", "random")):
         rmse = figure_of(card, "figures", name, "rmse")

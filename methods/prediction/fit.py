@@ -165,7 +165,7 @@ def need_scipy() -> None:
     try:
         from scipy import stats  # noqa: F401
     except ImportError:
-        raise ApqError("rank correlations need scipy: pip install 'apq[train]'") from None
+        raise ApqError("rank correlations need scipy: pip install scipy") from None
 
 
 def kendall_and_spearman(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:

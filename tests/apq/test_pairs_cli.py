@@ -104,7 +104,7 @@ def test_a_predictor_learns_from_searched_pairs_too_and_says_how_right_it_is(pai
     assert card["searched_sha256"] == files.sha256(pairs / "pairs-searched.json")
     _, out, _ = call("search", "--exp_name=x", "--constraint=12", "--type=latency")
     assert figures["last_round"] == {"n_found": 10, "rmse": 2.5, "bias": 2.25}
-    assert "expect 2.2 points less: by so much the subnets that searches found last were" in out
+    assert "expect about 2.2 points less: the last searched subnets measured that much below" in out
 
 
 def test_without_searched_pairs_nothing_is_said_of_them(pairs, call):
@@ -151,7 +151,7 @@ def test_too_few_searched_pairs_are_left_out_and_a_missing_file_is_named(pairs, 
         ({"searched": None}, "at 64 px\n"),
         ({"searched": {"rmse": 0.52}}, "off by 0.5 points on searched subnets held out"),
         ({"searched": {"last_round": {"bias": "?"}}}, "at 64 px\n"),
-        ({"searched": {"last_round": {"bias": -1.26}}}, "expect 1.3 points more: "),
+        ({"searched": {"last_round": {"bias": -1.26}}}, "expect about 1.3 points more: "),
         ({"quantized, by transfer": {"rmse": float("nan")}}, "at 64 px\n"),
     ],
 )

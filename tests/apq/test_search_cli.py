@@ -215,7 +215,7 @@ def test_without_matplotlib_the_plot_is_left_out_with_a_word(home, call, monkeyp
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     status, _, err = call("search", "--exp_name=found", "--constraint=9", QUICK)
     assert status == 0
-    assert err == "note: no plot: matplotlib is missing; pip install 'apq[plots]' adds it\n"
+    assert err == "note: no plot: matplotlib is missing; pip install matplotlib adds it\n"
     assert not (found().dir / "search.png").exists()
     assert (found().dir / "history.csv").exists()
 
