@@ -10,7 +10,7 @@ import numpy as np
 from methods.run import SearchRecord, SearchResult
 from methods.settings import SearchSettings
 
-# What of a record uses up which setting.
+# Setting that limits a search -> what of a record counts against it.
 BUDGETS = {"generations": "step", "evaluations": "n_evaluated", "seconds": "seconds"}
 # The least time a search is given: a budget of 0 s would stand for none.
 _LEAST_SECONDS = 1e-3
@@ -23,7 +23,7 @@ class Stopped:
     genes: np.ndarray
     """Its best candidates, (N, n_genes)."""
     history: tuple[SearchRecord, ...]
-    """Of all that was done, by searches that it went on from too."""
+    """Of the whole search, earlier sittings included."""
 
 
 def rest_of(settings: SearchSettings, done: SearchRecord) -> SearchSettings:

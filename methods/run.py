@@ -100,8 +100,8 @@ class Run:
     def steps(self, start: np.ndarray) -> Iterator[Pool]:
         """Yield the best subnets known, first after the starting step and then after every step.
 
-        `start` are feasible subnets to begin with, perhaps none. It is left as soon as time or
-        patience is over.
+        `start` are feasible subnets to begin with, perhaps none. The caller stops iterating
+        once time or patience is spent.
         """
         raise NotImplementedError
 

@@ -7,7 +7,7 @@ from apq.checks import check_whole, check_within
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSettings:
-    """When a search ends besides its own budget; raises ApqError on a value out of range."""
+    """What all modes share: time, patience, seed; raises ApqError on a value out of range."""
 
     seconds: float = 0.0
     """Ends after the first step that is over by then; 0 for no limit of time. A search that

@@ -9,14 +9,15 @@ class Converter:
     """Encodes the genes of one space; every block field of every block is one one-hot group.
 
     The groups stand in the order of the gene columns: kernels, widths, then the four bit
-    widths. Depths have no features of their own: a block that they leave out is all zeros.
+    widths. Depths have no features of their own: a block that they leave out is all zeros. `starts`
+    is where each group begins, (n_genes - n_stages,).
     """
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         sizes = space.gene_sizes[space.n_stages :]
         ends = np.cumsum(sizes)
-        self._starts = ends - sizes
+        self.starts = ends - sizes
         n_bit_genes = len(BIT_FIELDS) * space.n_blocks
         self.n_features = int(ends[-1])
         self.n_bit_features = int(sizes[-n_bit_genes:].sum())
@@ -31,7 +32,7 @@ class Converter:
         self.space.check_genes(genes)
         n = len(genes)
         features = np.zeros((n, self.n_features), dtype=np.float32)
-        positions = genes[:, self.space.n_stages :] + self._starts
+        positions = genes[:, self.space.n_stages :] + self.starts
         positions += self.n_features * np.arange(n)[:, None]
         active = np.tile(self.space.active(genes), len(BLOCK_FIELDS))
         features.reshape(-1)[positions] = active
@@ -44,7 +45,7 @@ class Converter:
         part's last. Raises ApqError when the genes are not of this space.
         """
         self.space.check_genes(genes)
-        positions = genes[:, self.space.n_stages :] + self._starts
+        positions = genes[:, self.space.n_stages :] + self.starts
         n_arch_genes = (len(BLOCK_FIELDS) - len(BIT_FIELDS)) * self.space.n_blocks
         arch, bits = positions[:, :n_arch_genes], positions[:, n_arch_genes:] - self.n_arch_features
         idle = ~self.space.active(genes)

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 def _collect(args: argparse.Namespace, device: torch.device) -> int:
     from elastic_nn.networks.files import load_supernet
     from imagenet_codebase.run_manager import distributed
-    from imagenet_codebase.run_manager.teacher import knows_classes_of
+    from imagenet_codebase.run_manager.classes import check_classes
     from methods.prediction.collect import collect, random_quotas
     from methods.prediction.pairs import searched_path
     from methods.prediction.searched import searched_quota
@@ -82,11 +82,7 @@ def _collect(args: argparse.Namespace, device: torch.device) -> int:
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
     net = load_supernet(supernet).net.to(device)
-    if not knows_classes_of(supernet, net.n_classes, data):
-        raise ApqError(
-            f"{supernet} knows other classes than {data.name}, so that nothing it says of them can "
-            f"be right: name another with --supernet"
-        )
+    check_classes(supernet, net.n_classes, data, "name another with --supernet")
     predictor = _predictor(args.acc_predictor_dir, data) if args.n_searched else None
     facts = {"supernet": supernet.name, "supernet_sha256": files.sha256(supernet)}
     how = {

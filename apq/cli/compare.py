@@ -75,7 +75,9 @@ def _compare(
     settings: FinetuneSettings,
     device: torch.device,
 ) -> int:
+    from elastic_nn.networks.files import load_supernet
     from imagenet_codebase.run_manager import distributed
+    from imagenet_codebase.run_manager.classes import knows_classes_of
     from methods.validation.bench import DirectBench, FinetuningBench
     from methods.validation.compare import compare
 
@@ -83,10 +85,13 @@ def _compare(
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
     folder = run_folder(args.out)
+    net = load_supernet(supernet).net
+    # Finetuning may give a subnet other classes; what it knows before then says nothing of them.
+    with_direct = args.direct or knows_classes_of(supernet, net.n_classes, data)
     if args.direct:
         bench = DirectBench(supernet, data, folder, device, settings.n_workers)
     else:
-        bench = FinetuningBench(supernet, data, settings, folder, device)
+        bench = FinetuningBench(supernet, data, settings, folder, device, with_direct)
     results = []
     for result in compare(bench, contests, args.n_random, args.seed):
         if result is None:
@@ -97,7 +102,7 @@ def _compare(
         return 0
     print(format_table(HEADERS, map(_row, results)))
     files.write_json(args.out, [_plain(result) for result in results])
-    correlation = None if args.direct else _correlation(results)
+    correlation = _correlation(results) if with_direct and not args.direct else None
     write_card(
         args.out,
         dataset=data.name,

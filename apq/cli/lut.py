@@ -57,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
         )
     for name in ("image_size", "out", "filter", "limit"):
         if getattr(args, name) is not None and name not in ACTIONS[args.action]:
-            raise ApqError(f"--{name} says nothing to 'lut {args.action}'")
+            raise ApqError(f"--{name} has no effect on 'lut {args.action}'")
     if args.action == "show" and args.tables and args.image_size:
-        raise ApqError(f"--image_size says nothing to a table from a file: {args.tables[0]}")
+        raise ApqError(f"--image_size has no effect on a table from a file: {args.tables[0]}")
     args.image_size = args.image_size or DEFAULT_SIZE
     args.filter, args.limit = args.filter or "", args.limit or DEFAULT_SHOWN
     {"build": _build, "show": _show, "diff": _diff}[args.action](args)

@@ -124,20 +124,21 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 def positive_number(text: str) -> float:
     """Parse a finite number above zero."""
-    value = number_from_zero(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
-    return value
+    return _number(text, lambda value: value > 0, "positive number")
 
 
 def number_from_zero(text: str) -> float:
     """Parse a finite number of zero or more."""
+    return _number(text, lambda value: value >= 0, "number of 0 or more")
+
+
+def _number(text: str, is_wanted: Callable[[float], bool], what: str) -> float:
     try:
         value = float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a positive number")
+    if not (math.isfinite(value) and is_wanted(value)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a {what}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, print the figures, write the predictors with their cards."""
     from imagenet_codebase.run_manager.evaluate import pick_device
     from methods.prediction.ensemble import fit_ensemble, split_for_ensemble
+    from methods.prediction.fit import need_scipy
     from methods.prediction.kinds import FULL, fit_all
     from methods.prediction.pairs import read_pairs, searched_path, split_pairs
     from methods.prediction.searched import LAST_ROUND
@@ -112,8 +114,10 @@ def run(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     source = read_card(pairs_path)
     dataset = source.get("dataset", "unknown")
+    need_scipy()  # before time is spent on training
     if not args.overwrite:
-        _check_free(args.out_dir, dataset)
+        outputs = [*OUTPUTS, *([ENSEMBLE_NAME] if args.ensemble else [])]
+        _check_free([args.out_dir / name for name in outputs], dataset)
     latency = LatencyPredictor("latency", source.get("image_size", 224)).predict
     facts = {
         "dataset": dataset,
@@ -152,9 +156,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_free(folder: Path, dataset: str) -> None:
+def _check_free(paths: Sequence[Path], dataset: str) -> None:
     """Raise ApqError when predictors of other data would be replaced, before time is spent."""
-    for path in (folder / name for name in OUTPUTS):
+    for path in paths:
         known = read_card(path).get("dataset", "unknown")
         if path.exists() and known != dataset:
             raise ApqError(

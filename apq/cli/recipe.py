@@ -25,7 +25,7 @@ FLAGS = (
     (
         "grad_clip",
         float,
-        "largest norm of the weights' gradient and of the ranges'; 0: any",
+        "largest norm of the weights' gradient and of the ranges'; 0: no clipping",
     ),
     ("quantizer", cli.one_of(*QUANTIZERS), ", ".join(QUANTIZERS)),
     ("distill", float, "share of the loss from the supernet's largest subnet"),

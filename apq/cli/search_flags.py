@@ -232,7 +232,7 @@ def settings_of(args: argparse.Namespace) -> SearchSettings:
     for name in given:
         if name not in known:
             having = [mode for mode, engine in MODES.items() if hasattr(engine.settings, name)]
-            raise ApqError(f"--{name} says nothing to --mode={args.mode}; {having[0]} takes it")
+            raise ApqError(f"--{name} has no effect on --mode={args.mode}; {having[0]} takes it")
     if "evaluations" in known - given.keys() and args.seconds:
         given["evaluations"] = 0  # time alone ends it
     return kind(**given, seed=args.seed)

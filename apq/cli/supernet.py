@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,12 @@ from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.provenance import figure_of, read_card, write_card
-from imagenet_codebase.run_manager.settings import OPTIMIZERS, SupernetSettings, TrainingSettings
+from imagenet_codebase.run_manager.settings import OPTIMIZERS, SupernetSettings
 
 if TYPE_CHECKING:
     import torch
+
+TRAINING = SupernetSettings().training
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -67,14 +69,10 @@ def make_parser(prog: str) -> cli.Parser:
     group.add_argument(
         "--quantized_lr", type=cli.positive_number, default=SupernetSettings.quantized_lr
     )
-    group.add_argument(
-        "--optimizer", type=cli.one_of(*OPTIMIZERS), default=TrainingSettings.optimizer
-    )
-    group.add_argument(
-        "--weight_decay", type=cli.number_from_zero, default=TrainingSettings.weight_decay
-    )
-    group.add_argument("--batch_size", type=cli.whole_number(2), default=64)
-    group.add_argument("--warmup_epochs", type=float, default=1.0)
+    group.add_argument("--optimizer", type=cli.one_of(*OPTIMIZERS), default=TRAINING.optimizer)
+    group.add_argument("--weight_decay", type=cli.number_from_zero, default=TRAINING.weight_decay)
+    group.add_argument("--batch_size", type=cli.whole_number(2), default=TRAINING.batch_size)
+    group.add_argument("--warmup_epochs", type=float, default=TRAINING.warmup_epochs)
     group.add_argument(
         "--n_random",
         type=cli.whole_number(0),
@@ -128,14 +126,14 @@ def _settings(args: argparse.Namespace) -> SupernetSettings:
         small_image_size=args.small_image_size,
         init=args.init,
         **_teaching(args),
-        training=TrainingSettings(
+        training=replace(
+            TRAINING,
             optimizer=args.optimizer,
             weight_decay=args.weight_decay,
             batch_size=args.batch_size,
             warmup_epochs=args.warmup_epochs,
             n_workers=args.n_workers,
             seed=args.seed,
-            grad_clip=5.0,
             compile=args.compile,
         ),
     )

@@ -20,13 +20,14 @@ from elastic_nn.networks.folded import fold
 from elastic_nn.quantizer_kinds import find_quantizer
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager.averaging import RunningAverage
+from imagenet_codebase.run_manager.classes import knows_classes_of
 from imagenet_codebase.run_manager.compiling import compile_where_it_pays
 from imagenet_codebase.run_manager.distributed import data_parallel
 from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.measuring import bn_batches
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
 from imagenet_codebase.run_manager.states import LAST_NAME
-from imagenet_codebase.run_manager.teacher import Teacher, knows_classes_of, read_teacher
+from imagenet_codebase.run_manager.teacher import Teacher, read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
 

@@ -37,7 +37,7 @@ class TrainingSettings:
     """Applied to filters only: not to batch norm, biases or quantization ranges."""
     label_smoothing: float = 0.1
     grad_clip: float = 0.0
-    """Largest norm of the gradient, of weights and of ranges; 0 leaves it alone."""
+    """Largest norm of the weights' gradient, and of that of the ranges; 0: no clipping."""
     seed: int = 0
     n_workers: int = 0
     """Processes that decode images; only for data that does not fit in memory."""
@@ -94,7 +94,7 @@ class SupernetSettings:
     n_random: int = 2
     """Random subnets of each step, once sizes differ."""
     sandwich_every: int = 1
-    """Of so many steps one has the largest and the smallest subnet too."""
+    """Every N-th step trains the largest and the smallest subnet, too."""
     small_image_size: int = 0
     """Side of the images in the first part of the elastic phase, which then takes less time; 0:
     that of the data from the start."""

@@ -15,7 +15,7 @@ REDUCED = (0, 2, 3)
 
 
 class SyncedBatchNorm2d(ElasticBatchNorm2d):
-    """Its statistics in training are those of all processes' images (torch's own needs CUDA)."""
+    """Batch norm whose training statistics are of all processes' images (torch's needs CUDA)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalize (N, C, H, W)."""

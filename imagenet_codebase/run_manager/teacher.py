@@ -7,23 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from apq.errors import ApqError
-from apq.provenance import read_card
 from apq.space import PAPER_SPACE, SearchSpace
 from elastic_nn.networks.files import load_supernet
 from elastic_nn.networks.folded import fold
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.data_providers.memory import resize
-
-
-def knows_classes_of(supernet_path: Path, n_classes: int, data: DataProvider) -> bool:
-    """Whether a supernet's `n_classes` classes are those of the data, as far as its card tells."""
-    card = read_card(supernet_path)
-    if n_classes != data.n_classes:
-        return False
-    if "class_names" in card:
-        return card["class_names"] == list(data.class_names)
-    return card.get("dataset", data.name) == data.name
+from imagenet_codebase.run_manager.classes import check_classes
 
 
 class Teacher:
@@ -72,11 +61,7 @@ def read_teacher(
     supernet knows other classes.
     """
     net = load_supernet(supernet_path, space).net
-    if not knows_classes_of(supernet_path, net.n_classes, data):
-        raise ApqError(
-            f"{supernet_path} knows other classes ({net.n_classes}) than {data.name} "
-            f"({data.n_classes}): it cannot teach; {remedy}"
-        )
+    check_classes(supernet_path, net.n_classes, data, f"it cannot teach; {remedy}")
     net = net.extract().to(device, memory_format=torch.channels_last)
     image_size = image_size or statistics[0].shape[-1]
     net.reset_bn_statistics([resize(images, image_size) for images in statistics])

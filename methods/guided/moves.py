@@ -8,6 +8,7 @@ import numpy as np
 
 from apq.space import BLOCK_FIELDS
 from methods.problem import SearchProblem
+from utils.converter import Converter
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,8 @@ class Moves:
             self.genes[b, :n] = genes
             self.choices[b, :n] = np.concatenate([np.arange(space.gene_sizes[c]) for c in columns])
             self._real[b, :n] = problem.domain.allowed[genes, self.choices[b, :n]]
-        ends = np.cumsum(space.gene_sizes[space.n_stages :])
-        starts = np.concatenate([np.zeros(space.n_stages, dtype=int), [0], ends[:-1]])
-        self._first_feature = starts[self.genes]
-        self._gene_features = starts[space.n_stages :]
+        self._gene_features = Converter(space).starts
+        self._first_feature = self._gene_features[self.genes - space.n_stages]
         blocks = np.arange(space.n_blocks)[:, None]
         self._strides = problem.options.strides[self.genes, blocks].astype(int)
 

@@ -17,7 +17,8 @@ class GuidedSettings(SearchSettings):
     """Subnets that the first descent keeps and changes; every fresh one keeps twice as many as
     the last, up to eight times this number, and then begins anew."""
     children: int = 8
-    """Changed subnets drawn for each elite in a step; those that break a limit are dropped."""
+    """A step draws children x elites changed subnets, however many elites the descent keeps; those
+    that break a limit are dropped."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

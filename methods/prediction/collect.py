@@ -27,7 +27,7 @@ DRAW_AT_ONCE = 64
 NOISE = "noise_points"
 """Where a card of pairs holds the noise of each kind."""
 KINDS = {"full": "in full precision", "quantized": "quantized"}
-"""Names there, and in words."""
+"""Their keys there, and how messages name them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +198,7 @@ def noise_floor(
     """Return how far one measurement strays by its batch statistics alone: a standard deviation.
 
     In points of accuracy: n subnets of the pairs, evenly taken, are measured again with other
-    images in `statistics`. A difference of two measurements strays by the square root of 2 more.
+    images in `statistics`. A difference of two measurements is sqrt(2) times as noisy.
     """
     subnets = list(pairs)
     places = np.linspace(0, len(subnets) - 1, min(n, len(subnets))).astype(int)

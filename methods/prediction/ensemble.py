@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from apq.errors import ApqError
+from apq.progress import track
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
 from methods.prediction.fit import (
@@ -65,27 +66,24 @@ def fit_ensemble(
     cost_fn: GenesFn,
     space: SearchSpace = PAPER_SPACE,
     device: torch.device | str = "cpu",
-    on_member: Callable[[], None] | None = None,
     besides: Mapping[Subnet, float] | None = None,
 ) -> EnsembleFit:
     """Train predictors by transfer, each on its own draw of the pairs and from its own weights.
 
     Pairs hold accuracies in %. The quantized ones that `fit` holds out with these settings are
-    held out of all members. `on_member` is called after each; `besides` as in `fit`. Raises
-    ApqError when there are fewer than two members, or too few pairs.
+    held out of all members; `besides` as in `fit`. Raises ApqError when there are fewer than two
+    members, or too few pairs.
     """
     if n_members < 2:
         raise ApqError(f"an ensemble needs at least two predictors, not {n_members}")
     train, held_out = split_for_ensemble(quantized, settings)
     members = []
-    for i in range(n_members):
+    for i in track(range(n_members), "ensemble"):
         seed = int(np.random.SeedSequence([settings.seed, i]).generate_state(1)[0])
         own = replace(settings, seed=seed, held_out=MEMBER_HELD_OUT)
         start = fit(full, False, own, cost_fn, space=space, device=device).predictor
         member = fit(train, True, own, cost_fn, start, space=space, device=device, besides=besides)
         members.append(member.predictor)
-        if on_member:
-            on_member()
     genes, accuracy = as_arrays(held_out, space)
     mean, spread = PredictorEnsemble(members).mean_and_spread(genes)
     return EnsembleFit(

@@ -26,7 +26,7 @@ from utils.latency_predictor import LatencyPredictor
 TYPES = ("latency", "energy")
 LAST_ROUND = "last_round"
 """Where a card says how right the predictor was about what it found last, before it learned from
-that: so right it is about the next search."""
+that: an estimate for the next search."""
 # Where between the cheapest subnet and the dearest, on a logarithmic scale, budgets are drawn:
 # next to the ends there are few subnets.
 SHARES = (0.02, 0.8)

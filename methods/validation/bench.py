@@ -19,6 +19,7 @@ from elastic_nn.networks.files import load_supernet
 from elastic_nn.networks.folded import fold
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
+from imagenet_codebase.run_manager.classes import check_classes
 from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.finetune import finetune, load_trained
 from imagenet_codebase.run_manager.measuring import bn_batches, ready_to_measure
@@ -121,6 +122,7 @@ class Bench(ABC):
     def _direct(self, subnet: Subnet) -> nn.Module:
         """Return the subnet with the supernet's weights and batch statistics of its own."""
         net = load_supernet(self.supernet, subnet.space).net.to(self.device)
+        check_classes(self.supernet, net.n_classes, self.data, "name another with --supernet")
         statistics = bn_batches(
             self.data, N_BN_IMAGES, BATCH_SIZE, self.device, n_workers=self.n_workers
         )

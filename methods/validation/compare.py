@@ -35,7 +35,7 @@ class Contest:
 
     @property
     def rivals(self) -> str:
-        """What its random subnets are known by: under equal limits they are the same."""
+        """What the names of its random subnets' results begin with: equal limits share them."""
         cost = self.cost
         return f"random-{cost.type}-{self.maximum:g}-{cost.image_size}px-{cost.accounting}"
 

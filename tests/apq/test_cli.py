@@ -429,10 +429,13 @@ def test_lut_builds_shows_and_compares(home, call, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("show", "t.json", "--image_size=96"), "--image_size says nothing to a table from a file"),
-        (("show", "--out=x.json"), "--out says nothing to 'lut show'"),
-        (("diff", "t.json", "--filter=zz"), "--filter says nothing to 'lut diff'"),
-        (("build", "--limit=3"), "--limit says nothing to 'lut build'"),
+        (
+            ("show", "t.json", "--image_size=96"),
+            "--image_size has no effect on a table from",
+        ),
+        (("show", "--out=x.json"), "--out has no effect on 'lut show'"),
+        (("diff", "t.json", "--filter=zz"), "--filter has no effect on 'lut diff'"),
+        (("build", "--limit=3"), "--limit has no effect on 'lut build'"),
     ],
 )
 def test_a_flag_that_an_action_of_lut_does_not_take_is_refused(home, call, flags, message):
@@ -557,6 +560,14 @@ def test_predictors_train_from_a_file_of_pairs(home, call):
     assert status == 2
     assert "too few" in err
 
+    Path("other").mkdir()
+    shutil.copy("mine/acc.pt", "other/acc_ensemble.pt")
+    write_card("other/acc_ensemble.pt", dataset="digits")
+    flags = ("--pairs=pairs.json", "--out_dir=other", "--n_epochs=2")
+    assert call("predictor", *flags)[0] == 0
+    status, _, err = call("predictor", *flags, "--ensemble=2")
+    assert status == 2
+    assert "acc_ensemble.pt has learned from other data (digits)" in err
     write_pairs("cardless.json", pairs)
     status, _, err = call("predictor", "--pairs=cardless.json", "--out_dir=mine", "--n_epochs=2")
     assert status == 2

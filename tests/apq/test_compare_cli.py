@@ -67,6 +67,19 @@ def test_direct_comparison_keeps_no_weights_and_correlates_nothing(place, call):
     assert not Experiment.open(place / "exps" / "found").checkpoint_dir.exists()
 
 
+def test_a_supernet_of_other_classes_is_not_measured_directly(place, call):
+    save_supernet(OnceForAllNet(n_classes=7), place / "models" / "supernet.pth.tar")
+    flags = ("--supernet=models/supernet.pth.tar", "--exp_names=found", "--n_random=1")
+    status, _, err = call("compare", *flags, "--direct", *DATA)
+    assert status == 2
+    assert "knows other classes (7) than digits (10): name another with --supernet" in err
+    status, _, err = call("compare", *flags, *RECIPE, "--out=tuned.json", *DATA)
+    assert status == 0, err
+    (result,) = json.loads((place / "tuned.json").read_text())
+    assert result["searched"]["direct_top1"] is None
+    assert read_card(place / "tuned.json")["correlation"] is None
+
+
 @pytest.mark.parametrize("command", ["compare", "correlate"])
 def test_results_of_another_run_are_kept(place, call, command):
     own = {"compare": ("--exp_names=found",), "correlate": ()}[command]

@@ -114,7 +114,7 @@ def test_a_limit_alone_needs_no_constraint(home, call):
         (["--constraint=9", "--max_width_ratio=3"], "nothing is left to choose from for the width"),
         (["--constraint=3", "--exclude_bits=4"], "no subnet of what is left to choose from meets"),
         (["--constraint=9", "--risk=1"], "--risk needs several predictors and models has one"),
-        (["--constraint=9", "--risk=-1"], "--risk: '-1' is"),
+        (["--constraint=9", "--risk=-1"], "--risk: '-1' is not a number of 0 or more"),
         (["--constraint=9", "--patience=-1"], "--patience: -1 is too small"),
         (["--constraint=9", "--acc_predictor_dir=models,gone"], "no accuracy predictor at gone"),
     ],
@@ -236,9 +236,9 @@ def test_guided_search_takes_its_own_flags(home, call):
     assert found("timed").report()["seconds"] >= 0.2
     status, _, err = call(*flags, "--exp_name=wrong", "--generations=9")
     assert status == 2
-    assert "--generations says nothing to --mode=guided; evolution takes it" in err
+    assert "--generations has no effect on --mode=guided; evolution takes it" in err
     status, _, err = call("search", "--constraint=9", "--exp_name=wrong", "--evaluations=9")
-    assert "--evaluations says nothing to --mode=evolution; guided takes it" in err
+    assert "--evaluations has no effect on --mode=evolution; guided takes it" in err
 
 
 # ---- several predictors ----

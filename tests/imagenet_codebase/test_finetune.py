@@ -50,7 +50,7 @@ def statistics(data):
     return bn_batches(data, 24, 12, CPU)
 
 
-def test_finetuning_learns_and_its_folder_reads_back(
+def test_a_finetuned_folder_reads_back_and_goes_on(
     experiment, supernet_file, toy_data, monkeypatch
 ):
     result = finetune(experiment, supernet_file, toy_data, SETTINGS, CPU)

@@ -54,6 +54,40 @@ class RandomCost:
         self.option_costs[~Domain.whole(space).allowed_options] = np.inf
 
 
+def additive_values(problem: SearchProblem, rng: np.random.Generator) -> tuple:
+    """Return a random additive score, its slopes, and its value for every option."""
+    space = problem.space
+    n_features = int(space.gene_sizes[space.n_stages :].sum())
+    weights = rng.random(n_features) / (6 * space.n_blocks)
+    starts = np.cumsum(space.gene_sizes[space.n_stages :]) - space.gene_sizes[space.n_stages :]
+
+    def score(genes: np.ndarray) -> np.ndarray:
+        active = np.tile(space.active(genes), 6)
+        return (weights[genes[:, space.n_stages :] + starts] * active).sum(axis=1)
+
+    def slopes(genes: np.ndarray) -> np.ndarray:
+        return np.tile(weights, (len(genes), 1))
+
+    values = np.concatenate(
+        [
+            sum(
+                weights[
+                    starts[f * space.n_blocks + b] : starts[f * space.n_blocks + b] + n
+                ].reshape([-1 if axis == f else 1 for axis in range(6)])
+                for f, n in enumerate(shape)
+            ).ravel()
+            for b, shape in enumerate(problem.options.shapes)
+        ]
+    )
+    return score, slopes, values
+
+
+@pytest.fixture(scope="session", name="additive_values")
+def additive_values_fixture() -> Callable[..., tuple]:
+    """The function that makes a score of which slopes and options' values are known."""
+    return additive_values
+
+
 @pytest.fixture(scope="session")
 def toy_space() -> SearchSpace:
     """One stage of one or two blocks with two choices a gene: 32,768 subnets."""

@@ -1,5 +1,7 @@
 """What every search mode promises: by brute force, by exact optimum, by property."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -45,36 +47,10 @@ def optimum(problem: SearchProblem, values: np.ndarray) -> tuple[float, float]:
     return best, bound
 
 
-def additive_values(problem: SearchProblem, rng: np.random.Generator) -> tuple:
-    """Return a random additive score, its slopes, and its value for every option."""
-    space = problem.space
-    n_features = int(space.gene_sizes[space.n_stages :].sum())
-    weights = rng.random(n_features) / (6 * space.n_blocks)
-    starts = np.cumsum(space.gene_sizes[space.n_stages :]) - space.gene_sizes[space.n_stages :]
-
-    def score(genes: np.ndarray) -> np.ndarray:
-        active = np.tile(space.active(genes), 6)
-        return (weights[genes[:, space.n_stages :] + starts] * active).sum(axis=1)
-
-    def slopes(genes: np.ndarray) -> np.ndarray:
-        return np.tile(weights, (len(genes), 1))
-
-    values = np.concatenate(
-        [
-            sum(
-                weights[
-                    starts[f * space.n_blocks + b] : starts[f * space.n_blocks + b] + n
-                ].reshape([-1 if axis == f else 1 for axis in range(6)])
-                for f, n in enumerate(shape)
-            ).ravel()
-            for b, shape in enumerate(problem.options.shapes)
-        ]
-    )
-    return score, slopes, values
-
-
 @pytest.fixture(scope="module")
-def problem(latency: LatencyPredictor) -> tuple[SearchProblem, list[np.ndarray], np.ndarray]:
+def problem(
+    latency: LatencyPredictor, additive_values: Callable[..., tuple]
+) -> tuple[SearchProblem, list[np.ndarray], np.ndarray]:
     """An additive problem under 11 ms, the batches it was asked for, and its options' scores."""
     bare = SearchProblem(PAPER_SPACE, len, (Limit(latency, 11.0),))
     score, slopes, values = additive_values(bare, np.random.default_rng(3))
@@ -140,7 +116,7 @@ def test_the_best_never_gets_worse_and_the_seed_decides_all(mode: str, problem) 
 @EVERY_MODE
 @pytest.mark.parametrize("seed", range(3))
 def test_the_optimum_of_a_small_space_is_found(
-    mode: str, seed: int, toy_space, toy_genes, random_cost
+    mode: str, seed: int, toy_space, toy_genes, random_cost, additive_values
 ) -> None:
     rng = np.random.default_rng(seed)
     cost = random_cost(toy_space, rng)
