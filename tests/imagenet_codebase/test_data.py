@@ -383,7 +383,7 @@ def test_missing_scikit_learn_says_what_to_install(monkeypatch):
         return real(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_sklearn)
-    with pytest.raises(ApqError, match=r"pip install 'apq\[digits\]'"):
+    with pytest.raises(ApqError, match=r"pip install scikit-learn"):
         open_dataset("digits")
 
 
