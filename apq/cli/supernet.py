@@ -14,6 +14,7 @@ from apq.cli.outputs import check_free, run_folder
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.errors import ApqError
+from apq.lock import Lock
 from apq.provenance import figure_of, read_card, write_card
 from imagenet_codebase.run_manager.settings import OPTIMIZERS, SupernetSettings
 
@@ -163,8 +164,8 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
     data = open_data(args)
     folder = run_folder(args.out)
     # Started again after a loss, a run goes on: what it saved is its own.
-    if args.restart and distributed.is_first() and not distributed.restarted():
-        shutil.rmtree(folder, ignore_errors=True)
+    if args.restart and not distributed.restarted():
+        distributed.from_first(lambda: _drop(folder))
     trained = train_supernet(data, settings, folder, device)
     if trained is None:
         print(f"stopped; {cli.same_command(args)} goes on from {folder}")
@@ -196,3 +197,9 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
     print(format_table(("subnet", "full precision", "W8A8", "W4A4"), rows))
     print(f"supernet: {args.out}")
     return 0
+
+
+def _drop(folder: Path) -> None:
+    """Remove an earlier run; raises ApqError when a process is at work on it."""
+    with Lock(folder, "trains in", is_folder=True).held():
+        shutil.rmtree(folder, ignore_errors=True)

@@ -187,8 +187,12 @@ class Trainer:
         """Drop an earlier run: its states, its reports, and its best where a state tells it is its.
 
         Weights without a state stay, for `set_best_aside`: nothing here could make them again.
+        Raises ApqError when another process is at work on the run.
         """
-        if distributed.is_first():
+        distributed.from_first(self._forget)
+
+    def _forget(self) -> None:
+        with self.states.lock.held():
             if self.states:
                 self.best_path.unlink(missing_ok=True)
             self.states.forget()
@@ -200,11 +204,11 @@ class Trainer:
         Raises ApqError when the loss is no longer a number or has exploded; the last save is from
         before that.
         """
-        distributed.from_first(self.states.hold)
+        distributed.from_first(self.states.lock.acquire)
         try:
             return self._run()
         finally:
-            self.states.release()
+            self.states.lock.release()
 
     def _run(self) -> bool:
         with deferred_interrupt() as interrupted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -127,17 +128,18 @@ def collect(
         "seed": seed,
     }
     log: PairLog | None = None
+    with contextlib.ExitStack() as held:
 
-    def read() -> dict[Subnet, float]:
-        nonlocal log
-        log = PairLog(path, measured_with, net.space)
-        return dict(log.pairs)
+        def read() -> dict[Subnet, float]:
+            nonlocal log
+            log = held.enter_context(contextlib.closing(PairLog(path, measured_with, net.space)))
+            return dict(log.pairs)
 
-    pairs = distributed.from_first(read)
-    statistics = bn_batches(data, n_bn_images, batch_size, device, seed, n_workers)
-    images = validation_batches(data, n_val_images, batch_size, n_workers)
-    stopped, before = False, set(pairs)
-    with deferred_interrupt() as interrupted:
+        pairs = distributed.from_first(read)
+        statistics = bn_batches(data, n_bn_images, batch_size, device, seed, n_workers)
+        images = validation_batches(data, n_val_images, batch_size, n_workers)
+        stopped, before = False, set(pairs)
+        interrupted = held.enter_context(deferred_interrupt())
         for quota in quotas:
             have = sum(map(quota.includes, pairs))
             bar = Counter(quota.what if distributed.is_first() else "", quota.wanted, have)

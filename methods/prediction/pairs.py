@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 
 from apq import files
 from apq.errors import ApqError
+from apq.lock import Lock
 from apq.provenance import read_card, write_card
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
@@ -70,28 +72,39 @@ class PairLog:
 
     A kill loses at most the line being written, which is then dropped. The log's first line and
     the card tell what measured the pairs (`facts`, plain values); pairs of other facts are never
-    mixed in: ApqError.
+    mixed in: ApqError. The log is held meanwhile: two processes would measure the same subnets.
     """
 
     def __init__(
         self, path: str | Path, facts: dict[str, Any], space: SearchSpace = PAPER_SPACE
     ) -> None:
+        """Read what is there; other processes are kept away until `close`."""
         self.path, self.log_path, self.facts = Path(path), Path(f"{path}.log"), facts
         self.pairs: dict[Subnet, float] = {}
-        if self.path.exists():
-            # A kill between file and card leaves the log, and with it what measured the pairs.
-            card = read_card(self.path)
-            if card or not self.log_path.exists():
-                self._check_facts(self.path, card)
-            self.pairs = read_pairs(path, space)
-        if self.log_path.exists():
-            self._read_log(space)
-        else:
-            files.write_text(self.log_path, json.dumps(facts) + "\n")
+        self._lock = Lock(self.log_path, "measures pairs into")
+        self._lock.acquire()
         try:
-            self._log = open(self.log_path, "a", encoding="utf-8")  # noqa: SIM115 - kept open
-        except OSError as error:
-            raise ApqError(f"cannot write {self.log_path}: {error.strerror}") from None
+            known = _cut_to_whole_lines(self.log_path)
+            if self.path.exists():
+                # A kill between file and card leaves the log, and with it what measured the pairs.
+                card = read_card(self.path)
+                if card or not known:
+                    self._check_facts(self.path, card)
+                self.pairs = read_pairs(path, space)
+            if known:
+                self._read_log(known, space)
+            else:
+                self._write(facts)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let others measure; what has been measured stays, for them to go on from."""
+        with contextlib.suppress(OSError):
+            if not self.log_path.stat().st_size:
+                self.log_path.unlink()
+        self._lock.release()
 
     def _check_facts(self, path: Path, known: dict[str, Any]) -> None:
         for name, value in self.facts.items():
@@ -101,32 +114,33 @@ class PairLog:
                     f"choose another --out, or remove the file"
                 )
 
-    def _read_log(self, space: SearchSpace) -> None:
-        whole, _, _ = files.read_text(self.log_path).rpartition("\n")
-        first, *lines = whole.splitlines() or ["null"]
+    def _read_log(self, lines: list[str], space: SearchSpace) -> None:
         with files.naming(f"{self.log_path}, line 1"):
-            known = _parse(first)
+            known = _parse(lines[0])
             if not isinstance(known, dict):
                 raise ApqError("it does not tell what measured the pairs; remove the file")
         self._check_facts(self.log_path, known)
-        for number, line in enumerate(lines, start=2):
+        for number, line in enumerate(lines[1:], start=2):
             with files.naming(f"{self.log_path}, line {number}"):
                 pair = _parse(line)
                 if not isinstance(pair, list) or len(pair) != 2:
                     raise ApqError("not a pair; remove the line to go on")
                 _check_accuracy(pair[1])
                 self.pairs[Subnet.from_json(pair[0], space)] = float(pair[1])
-        files.write_text(self.log_path, whole + "\n")
 
     def add(self, subnet: Subnet, accuracy: float) -> None:
         """Record one pair, accuracy in %; it is on disk when this returns."""
+        self._write([subnet.to_json(), accuracy])
+        self.pairs[subnet] = accuracy
+
+    def _write(self, value: Any) -> None:
         try:
-            self._log.write(json.dumps([subnet.to_json(), accuracy]) + "\n")
-            self._log.flush()
-            os.fsync(self._log.fileno())
+            with open(self.log_path, "a", encoding="utf-8") as log:
+                log.write(json.dumps(value) + "\n")
+                log.flush()
+                os.fsync(log.fileno())
         except OSError as error:
             raise ApqError(f"cannot write {self.log_path}: {error.strerror}") from None
-        self.pairs[subnet] = accuracy
 
     def finish(self, minutes: float, **figures: Any) -> None:
         """Write the paper's file and its card with the figures given, then drop the log.
@@ -138,8 +152,15 @@ class PairLog:
         full, quantized = split_pairs(self.pairs)
         counts = {"n_full": len(full), "n_quantized": len(quantized)}
         write_card(self.path, **self.facts, **counts, **figures, minutes=round(minutes, 1))
-        self._log.close()
         self.log_path.unlink(missing_ok=True)
+
+
+def _cut_to_whole_lines(path: Path) -> list[str]:
+    """Drop a last line that a kill cut short, in place, and return the others."""
+    whole, _, rest = files.read_text(path).rpartition("\n")
+    if rest:
+        os.truncate(path, path.stat().st_size - len(rest.encode()))
+    return whole.splitlines()
 
 
 def _parse(line: str) -> Any:

@@ -21,6 +21,7 @@ from apq.cli.parser import same_command
 from apq.cli.recipe import recipe
 from apq.cli.tables import format_table
 from apq.cli.weights import find_supernet
+from apq.lock import Lock
 from apq.provenance import write_card
 from apq.space import PAPER_SPACE
 from apq.subnet import smallest
@@ -495,6 +496,18 @@ def test_what_another_run_made_is_not_replaced(home, call):
     assert "models/supernet.pth.tar exists" in err
     assert not (home / "models" / "supernet.pth.tar.run").exists()
     assert (home / "models" / "supernet.pth.tar").read_bytes() == b"mine"
+
+
+def test_restart_leaves_a_run_that_is_at_work(home, call, monkeypatch):
+    monkeypatch.setattr("apq.lock.PATIENCE_S", 0.2)
+    folder = home / "s.pth.tar.run"
+    lock = Lock(folder, "trains in", is_folder=True)
+    with lock.held():
+        (folder / "last.pth.tar").write_bytes(b"hours of work")
+        status, _, err = call("supernet", "--dataset=digits", "--out=s.pth.tar", "--restart")
+    assert status == 2
+    assert "another process trains in s.pth.tar.run" in err
+    assert (folder / "last.pth.tar").read_bytes() == b"hours of work"
 
 
 @pytest.mark.parametrize(

@@ -407,7 +407,7 @@ def test_saves_come_every_so_many_steps(start, monkeypatch):
 
 
 def test_two_runs_do_not_share_a_folder(start, monkeypatch):
-    monkeypatch.setattr("imagenet_codebase.run_manager.states.ORPHANS_END_S", 0.2)
+    monkeypatch.setattr("apq.lock.PATIENCE_S", 0.2)
     seen = []
 
     def come_between(key):

@@ -70,6 +70,7 @@ def test_a_log_cut_anywhere_loses_one_line_at_most(tmp_path):
     log = PairLog(tmp_path / "pairs.json", FACTS)
     for i, subnet in enumerate(subnets):
         log.add(subnet, 50.0 + i)
+    log.close()
     whole = log.log_path.read_bytes()
     _, *ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     for cut in (ends[0] - 20, ends[0] - 1, ends[0], ends[1] + 40, len(whole)):
@@ -77,10 +78,45 @@ def test_a_log_cut_anywhere_loses_one_line_at_most(tmp_path):
         reopened = PairLog(tmp_path / "pairs.json", FACTS)
         assert list(reopened.pairs) == subnets[: sum(end <= cut for end in ends)]
         reopened.add(largest(), 99.0)  # what follows a cut is a line of its own
-        assert PairLog(tmp_path / "pairs.json", FACTS).pairs[largest()] == 99.0
-    reopened.finish(1.0)
+        reopened.close()
+        again = PairLog(tmp_path / "pairs.json", FACTS)
+        assert again.pairs[largest()] == 99.0
+        again.close()
+    last = PairLog(tmp_path / "pairs.json", FACTS)
+    last.finish(1.0)
+    last.close()
     assert not log.log_path.exists()
     assert read_pairs(tmp_path / "pairs.json")[subnets[0]] == 50.0
+
+
+def test_a_log_cut_in_its_first_line_begins_anew(tmp_path):
+    (tmp_path / "pairs.json.log").write_text(json.dumps(FACTS)[:9])
+    log = PairLog(tmp_path / "pairs.json", FACTS)
+    log.add(largest(), 50.0)
+    log.close()
+    with pytest.raises(ApqError, match="seed 3, not 4"):
+        PairLog(tmp_path / "pairs.json", {**FACTS, "seed": 4})
+
+
+def test_two_processes_do_not_measure_into_the_same_pairs(tmp_path, monkeypatch):
+    monkeypatch.setattr("apq.lock.PATIENCE_S", 0.2)
+    path = tmp_path / "pairs.json"
+    first = PairLog(path, FACTS)
+    with pytest.raises(ApqError, match=r"another process measures pairs into .*pairs.json.log"):
+        PairLog(path, FACTS)
+    first.add(largest(), 50.0)
+    first.finish(1.0)
+    # One that has waited for the end finds the log gone, and makes its own.
+    first.close()
+    second = PairLog(path, FACTS)
+    assert second.pairs == {largest(): 50.0}
+    second.close()
+    # What cannot go on leaves nothing behind, and holds nothing.
+    path.write_text("[]")
+    for _ in range(2):
+        with pytest.raises(ApqError, match="holds no pairs"):
+            PairLog(path, FACTS)
+        assert [p for p in tmp_path.iterdir() if p.stat().st_size == 0] == []
 
 
 def test_drawn_subnets_are_distinct_repeatable_and_cover_the_budget_axis():
@@ -163,13 +199,16 @@ def test_a_kill_between_the_pairs_and_their_card_loses_none(tmp_path, monkeypatc
     first = PairLog(path, facts)
     first.add(subnet, 70.0)
     first.finish(1.0)
+    first.close()
     again = PairLog(path, facts)
     again.add(subnet.with_bits(8), 80.0)
     with monkeypatch.context() as patch:
         patch.setattr("methods.prediction.pairs.write_card", None)
         with pytest.raises(TypeError):
             again.finish(1.0)
+    again.close()
     known = PairLog(path, facts)
+    known.close()
     assert known.pairs == {subnet: 70.0, subnet.with_bits(8): 80.0}
     with pytest.raises(ApqError, match="supernet_sha256 x, not y"):
         PairLog(path, {"supernet_sha256": "y"})
@@ -185,6 +224,7 @@ def test_pairs_of_another_supernet_are_never_mixed_in(net, toy_data, tmp_path):
             collect(net, toy_data, path, [], {"supernet": supernet}, seed, n_bn_images=16)
     log = PairLog(tmp_path / "b.json", FACTS)
     log.add(largest(), 50.0)
+    log.close()
     with pytest.raises(ApqError, match=r"b.json.log was measured with seed 3, not 4"):
         PairLog(tmp_path / "b.json", {**FACTS, "seed": 4})
     write_pairs(tmp_path / "foreign.json", {largest(): 50.0})
