@@ -31,7 +31,7 @@ HISTORY_COLUMNS = ("step", "n_evaluated", "seconds", "best_accuracy")
 
 def cost_columns(problem: SearchProblem) -> list[str]:
     """Return the names of the limits' costs, units included."""
-    return [COST_COLUMNS[limit.predictor.type] for limit in problem.limits]
+    return [COST_COLUMNS[limit.cost.type] for limit in problem.limits]
 
 
 def history_csv(history: Iterable[SearchRecord], problem: SearchProblem) -> bytes:
@@ -111,8 +111,8 @@ def limit_rows(problem: SearchProblem, costs: Sequence[float]) -> list[dict[str,
         slack = limit.maximum - costs[i]
         rows.append(
             {
-                "type": limit.predictor.type,
-                "unit": limit.predictor.unit,
+                "type": limit.cost.type,
+                "unit": limit.cost.unit,
                 "maximum": limit.maximum,
                 "cost": costs[i],
                 "slack": slack,

@@ -47,19 +47,19 @@ class Cost(Protocol):
 class Limit:
     """At most `maximum` of one cost, in the cost's unit; raises ApqError unless it is positive."""
 
-    predictor: Cost
+    cost: Cost
     maximum: float
 
     def __post_init__(self) -> None:
         number = isinstance(self.maximum, Real) and not isinstance(self.maximum, bool)
         if not number or not math.isfinite(self.maximum) or self.maximum <= 0:
             raise ApqError(
-                f"the {self.predictor.type} constraint is {self.maximum}; it must be a positive "
-                f"number of {self.predictor.unit}"
+                f"the {self.cost.type} constraint is {self.maximum}; it must be a positive "
+                f"number of {self.cost.unit}"
             )
 
     def __str__(self) -> str:
-        return f"{self.predictor.type} constraint of {self.maximum:.12g} {self.predictor.unit}"
+        return f"{self.cost.type} constraint of {self.maximum:.12g} {self.cost.unit}"
 
 
 class SearchProblem:
@@ -85,13 +85,13 @@ class SearchProblem:
         self.domain = Domain.whole(space) if domain is None else domain
         if not self.limits:
             raise ApqError("a search needs at least one limit")
-        spaces = [limit.predictor.space for limit in self.limits] + [self.domain.space]
+        spaces = [limit.cost.space for limit in self.limits] + [self.domain.space]
         if any(other != space for other in spaces):
             raise ApqError("the limits, the domain and the search are not of one search space")
         self.options = self.domain.options
         self.maximum = np.array([limit.maximum for limit in self.limits], dtype=float)
-        self.fixed_costs = np.array([limit.predictor.fixed_cost for limit in self.limits])
-        self.option_costs = np.stack([limit.predictor.option_costs for limit in self.limits])
+        self.fixed_costs = np.array([limit.cost.fixed_cost for limit in self.limits])
+        self.option_costs = np.stack([limit.cost.option_costs for limit in self.limits])
         # A cost of 0 after the last option: that of an idle block.
         self._padded = np.concatenate([self.option_costs, np.zeros((len(self.limits), 1))], axis=1)
 
@@ -155,7 +155,7 @@ class SearchProblem:
                 others = f"; {self._least_costs}" if len(self.limits) > 1 else ""
                 raise ApqError(
                     f"no subnet{self._of_domain} meets the {limit}: the cheapest subnet costs "
-                    f"{round_up(least)} {limit.predictor.unit}; raise the constraint to that or "
+                    f"{round_up(least)} {limit.cost.unit}; raise the constraint to that or "
                     f"more{others}"
                 )
         if len(self.limits) == 1:
@@ -191,14 +191,14 @@ class SearchProblem:
         needed = float(self.costs(outcome.genes)[0, i])
         return (
             f"no subnet{self._of_domain} meets the {together} together: what keeps the rest has a "
-            f"{limit.predictor.type} of about {round_up(needed)} {limit.predictor.unit} at least; "
+            f"{limit.cost.type} of about {round_up(needed)} {limit.cost.unit} at least; "
             f"{self._least_costs}"
         )
 
     @property
     def _least_costs(self) -> str:
         least = ", ".join(
-            f"{limit.predictor.type} {round_up(value)} {limit.predictor.unit}"
+            f"{limit.cost.type} {round_up(value)} {limit.cost.unit}"
             for limit, value in zip(self.limits, self.minima, strict=True)
         )
         return f"each alone can be as low as {least}"
@@ -207,7 +207,7 @@ class SearchProblem:
         """Return a sentence for each limit that binds nothing within the domain."""
         return [
             f"the {limit} binds nothing: the dearest subnet{self._of_domain} costs "
-            f"{round_up(most)} {limit.predictor.unit}"
+            f"{round_up(most)} {limit.cost.unit}"
             for limit, most in zip(self.limits, self.maxima, strict=True)
             if limit.maximum >= most
         ]

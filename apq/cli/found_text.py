@@ -23,8 +23,8 @@ def format_found(found: Found, job: Job) -> str:
     cost, result = job.costs["latency"], found.result
     layers = cost.breakdown(found.subnet)
     used = ", ".join(
-        f"{limit.predictor.type} {amount(value, limit.predictor.unit)} of "
-        f"{budget(limit.maximum, limit.predictor.unit)}"
+        f"{limit.cost.type} {amount(value, limit.cost.unit)} of "
+        f"{budget(limit.maximum, limit.cost.unit)}"
         for limit, value in zip(found.problem.limits, found.costs, strict=True)
     )
     lines = [
@@ -51,7 +51,7 @@ def budget(value: float, unit: str) -> str:
 
 def _what_is_heavy(found: Found, layers: Sequence[CostRow]) -> str:
     spare = ", ".join(
-        f"{1 - value / limit.maximum:.1%} of the {limit.predictor.type}"
+        f"{1 - value / limit.maximum:.1%} of the {limit.cost.type}"
         for limit, value in zip(found.problem.limits, found.costs, strict=True)
     )
     heavy = []

@@ -50,7 +50,7 @@ class Job:
         cost = self.costs["latency"]
         return {
             "mode": self.mode,
-            "limits": {lim.predictor.type: lim.maximum for lim in self.problem.limits},
+            "limits": {lim.cost.type: lim.maximum for lim in self.problem.limits},
             "image_size": cost.image_size,
             "accounting": cost.accounting,
             "n_classes": cost.n_classes,
@@ -154,7 +154,7 @@ def save(job: Job, found: Found, stopped: Experiment | None, overwrite: bool) ->
 
 
 def _limits_text(problem: SearchProblem) -> str:
-    return ", ".join(budget(limit.maximum, limit.predictor.unit) for limit in problem.limits)
+    return ", ".join(budget(limit.maximum, limit.cost.unit) for limit in problem.limits)
 
 
 def _stopped_name(name: str) -> str:
@@ -191,8 +191,8 @@ def _report(job: Job, found: Found) -> dict[str, Any]:
     accuracy, *_ = diagnostics.accuracy_rows(job.accuracy, result.candidates)
     return {
         **job.request(),
-        "type": limit.predictor.type,
-        "unit": limit.predictor.unit,
+        "type": limit.cost.type,
+        "unit": limit.cost.unit,
         "constraint": limit.maximum,
         "cost": found.costs[0],
         **accuracy,

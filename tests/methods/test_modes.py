@@ -148,10 +148,10 @@ def test_a_start_is_never_lost(mode: str, problem) -> None:
     good = run(mode, problem, seed=5)
     short = {"evolution": {"generations": 1}, "guided": {"evaluations": 1}}[mode]
     for budget in (11.0, 12.0, 40.0):  # what keeps a tight limit keeps a looser one
-        limit = Limit(problem.limits[0].predictor, budget)
+        limit = Limit(problem.limits[0].cost, budget)
         looser = SearchProblem(PAPER_SPACE, problem.score_fn, (limit,), slope_fn=problem.slope_fn)
         assert run(mode, looser, start=good.genes, **short).accuracy >= good.accuracy
-    tighter = Limit(problem.limits[0].predictor, good.costs[0] * 0.99)
+    tighter = Limit(problem.limits[0].cost, good.costs[0] * 0.99)
     tight = SearchProblem(PAPER_SPACE, problem.score_fn, (tighter,), slope_fn=problem.slope_fn)
     with pytest.raises(ApqError, match="does not keep the constraints"):
         run(mode, tight, start=good.genes)
