@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from apq.subnet import Subnet
     from methods.prediction.ensemble import EnsembleFit
     from methods.prediction.fit import Fit
+    from methods.prediction.kinds import AllFits
 
 OUTPUTS = ("acc.pt", "acc_quant.pt")
 MIN_SEARCHED = 5
@@ -82,25 +83,71 @@ def make_parser(prog: str) -> cli.Parser:
     return parser
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """The pairs, and what their cards say of them."""
+
+    full: dict[Subnet, float]
+    quantized: dict[Subnet, float]
+    searched: dict[Subnet, float]
+    source: dict[str, Any]
+    """The card of the random pairs."""
+    last_round: Any
+    """What that of the searched ones tells of the last search; None where it does not."""
+    hashes: dict[str, str]
+
+    @property
+    def image_size(self) -> int:
+        return self.source.get("image_size", 224)
+
+
 def run(args: argparse.Namespace) -> int:
     """Train, print the figures, write the predictors with their cards."""
     from imagenet_codebase.run_manager.evaluate import pick_device
     from methods.prediction.ensemble import fit_ensemble, split_for_ensemble
     from methods.prediction.fit import need_scipy
-    from methods.prediction.kinds import FULL, fit_all
-    from methods.prediction.pairs import read_pairs, searched_path, split_pairs
-    from methods.prediction.searched import LAST_ROUND
+    from methods.prediction.kinds import fit_all
     from methods.prediction.study import FIGURES, run_study, summarize, write_study
     from utils.ensemble import ENSEMBLE_NAME
     from utils.latency_predictor import LatencyPredictor
 
-    pairs_path = find_model(args.pairs)
-    full, quantized = split_pairs(read_pairs(pairs_path))
-    beside = searched_path(pairs_path)
-    from_searches = find_model(args.searched) if args.searched else beside
-    there = args.searched or beside.exists()
-    searched = _read_searched(from_searches, pairs_path) if there else {}
-    settings = FitSettings(
+    inputs, settings = _read(args), _settings(args)
+    if args.ensemble:
+        # Too few pairs are told before anything is written.
+        split_for_ensemble(inputs.quantized, settings)
+    device = pick_device(args.device)
+    need_scipy()  # before time is spent on training
+    dataset = inputs.source.get("dataset", "unknown")
+    if not args.overwrite:
+        outputs = [*OUTPUTS, *([ENSEMBLE_NAME] if args.ensemble else [])]
+        _check_free([args.out_dir / name for name in outputs], dataset)
+    facts = {
+        "dataset": dataset,
+        "image_size": inputs.source.get("image_size"),
+        "seed": args.seed,
+        "settings": asdict(settings),
+        **inputs.hashes,
+    }
+    pairs = (inputs.full, inputs.quantized)
+    latency = LatencyPredictor("latency", inputs.image_size).predict
+    fits = fit_all(*pairs, inputs.searched, settings, latency, device)
+    _tell(fits, inputs)
+    _write_predictors(args.out_dir, fits, inputs, facts)
+    if args.ensemble:
+        ensemble = fit_ensemble(
+            *pairs, args.ensemble, settings, latency, device=device, besides=fits.besides
+        )
+        _write_ensemble(args.out_dir / ENSEMBLE_NAME, ensemble, facts)
+    if args.study:
+        rows = run_study(*pairs, settings, latency, device=device)
+        headers = ("quantized predictor", "trained on", *FIGURES.values())
+        print(format_table(headers, summarize(rows)))
+        print("study: " + ", ".join(map(str, write_study(rows, args.study))))
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> FitSettings:
+    return FitSettings(
         n_epochs=args.n_epochs,
         lr=args.lr,
         transfer_lr=args.transfer_lr,
@@ -109,51 +156,51 @@ def run(args: argparse.Namespace) -> int:
         held_out=args.held_out,
         seed=args.seed,
     )
-    if args.ensemble:
-        split_for_ensemble(quantized, settings)  # too few are told before anything is written
-    device = pick_device(args.device)
-    source = read_card(pairs_path)
-    dataset = source.get("dataset", "unknown")
-    need_scipy()  # before time is spent on training
-    if not args.overwrite:
-        outputs = [*OUTPUTS, *([ENSEMBLE_NAME] if args.ensemble else [])]
-        _check_free([args.out_dir / name for name in outputs], dataset)
-    latency = LatencyPredictor("latency", source.get("image_size", 224)).predict
-    facts = {
-        "dataset": dataset,
-        "image_size": source.get("image_size"),
-        "seed": args.seed,
-        "settings": asdict(settings),
-        "pairs_sha256": files.sha256(pairs_path),
-    }
+
+
+def _read(args: argparse.Namespace) -> _Inputs:
+    from methods.prediction.pairs import read_pairs, searched_path, split_pairs
+    from methods.prediction.searched import LAST_ROUND
+
+    path = find_model(args.pairs)
+    full, quantized = split_pairs(read_pairs(path))
+    beside = searched_path(path)
+    from_searches = find_model(args.searched) if args.searched else beside
+    there = args.searched or beside.exists()
+    searched = _read_searched(from_searches, path) if there else {}
+    hashes = {"pairs_sha256": files.sha256(path)}
     if searched:
-        facts["searched_sha256"] = files.sha256(from_searches)
-    fits = fit_all(full, quantized, searched, settings, latency, device)
+        hashes["searched_sha256"] = files.sha256(from_searches)
+    return _Inputs(
+        full=full,
+        quantized=quantized,
+        searched=searched,
+        source=read_card(path),
+        last_round=read_card(from_searches).get(LAST_ROUND) if searched else None,
+        hashes=hashes,
+    )
+
+
+def _tell(fits: AllFits, inputs: _Inputs) -> None:
     print(format_table(HEADERS, [_row(name, fit) for name, fit in fits.by_name.items()]))
-    for line in _about_noise(fits.by_name, source):
+    for line in _about_noise(fits.by_name, inputs.source):
         print(line)
-    figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.by_name.items()}
     if fits.about_searched:
         print(fits.about_searched)
-        last_round = read_card(from_searches).get(LAST_ROUND)
-        figures["searched"] = {**fits.about_searched.figures(), LAST_ROUND: last_round}
+
+
+def _write_predictors(folder: Path, fits: AllFits, inputs: _Inputs, facts: dict[str, Any]) -> None:
+    from methods.prediction.kinds import FULL
+    from methods.prediction.searched import LAST_ROUND
+
+    figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.by_name.items()}
+    if fits.about_searched:
+        figures["searched"] = {**fits.about_searched.figures(), LAST_ROUND: inputs.last_round}
     for file, name in zip(OUTPUTS, (FULL, fits.to_search_with), strict=True):
-        path = args.out_dir / file
+        path = folder / file
         fits.by_name[name].predictor.save(path)
         write_card(path, **facts, figures=figures)
         print(f"{name}: {path}")
-    if args.ensemble:
-        path = args.out_dir / ENSEMBLE_NAME
-        ensemble = fit_ensemble(
-            full, quantized, args.ensemble, settings, latency, device=device, besides=fits.besides
-        )
-        _write_ensemble(path, ensemble, facts)
-    if args.study:
-        rows = run_study(full, quantized, settings, latency, device=device)
-        headers = ("quantized predictor", "trained on", *FIGURES.values())
-        print(format_table(headers, summarize(rows)))
-        print("study: " + ", ".join(map(str, write_study(rows, args.study))))
-    return 0
 
 
 def _check_free(paths: Sequence[Path], dataset: str) -> None:
