@@ -23,7 +23,9 @@ RECIPE = yaml.safe_load((REPOSITORY / "docs/recipes/cifar10-comparison.yaml").re
 EXPERIMENTS = [REPOSITORY / "exps" / name for name in RECIPE["exp_names"].split(",")]
 
 
-@pytest.mark.parametrize("name", ["supernet.pth.tar", "pairs.json", "acc.pt", "acc_quant.pt"])
+@pytest.mark.parametrize(
+    "name", ["supernet.pth.tar", "pairs.json", "pairs-precise.json", "acc.pt", "acc_quant.pt"]
+)
 @pytest.mark.parametrize("dataset", SHIPPED)
 def test_every_shipped_model_has_a_true_card(dataset, name):
     path = SHIPPED[dataset] / name
@@ -108,3 +110,12 @@ def test_a_shipped_experiment_is_tested_without_its_images_as_far_as_it_goes(tmp
     assert re.search(r"latency +\d+\.\d+ +ms", done.stdout)
     assert "10 classes" in done.stdout  # as the weights say; without any it would be 1000
     assert "no accuracy:" in done.stdout
+
+
+def test_the_precise_pairs_are_of_subnets_and_weights_that_the_others_are_of():
+    path = MODELS / "pairs-precise.json"
+    card, of_pairs = read_card(path), read_card(MODELS / "pairs.json")
+    assert card["supernet_sha256"] == of_pairs["supernet_sha256"]
+    assert card["n_images"] > of_pairs["n_images"]
+    assert card["n_bn_images"] > of_pairs["n_bn_images"]
+    assert set(read_pairs(path)) <= set(read_pairs(MODELS / "pairs.json"))
