@@ -78,6 +78,8 @@ class LatencyPredictor:
         self.space = space
         self.accounting = accounting
         self.n_classes = n_classes
+        # What a table of the user's lacks cannot run, whatever cost is asked for.
+        self._table_decides = table is not None
         if table is not None:
             check_table(table, image_size)
             self.table = table
@@ -180,7 +182,11 @@ class LatencyPredictor:
     def _bit_costs(self, layer: Layer) -> np.ndarray:
         """Return a layer's cost at each (weight bits, activation bits), shape (bits, bits)."""
         bits = self.space.bits
-        return np.array([[self._layer_cost(layer, w, a) for a in bits] for w in bits])
+        costs = np.array([[self._layer_cost(layer, w, a) for a in bits] for w in bits])
+        if self._table_decides:
+            known = [[layer.key(w, a) in self.table.layers for a in bits] for w in bits]
+            costs[~np.array(known)] = np.inf
+        return costs
 
     def _layer_cost(self, layer: Layer, w_bits: int, a_bits: int) -> float:
         if self.type == "bitops":

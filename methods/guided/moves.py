@@ -68,6 +68,10 @@ class Moves:
         self._gene_features = Converter(space).starts
         self._first_feature = self._gene_features[self.genes - space.n_stages]
         blocks = np.arange(space.n_blocks)[:, None]
+        # An idle block may stand on an option that cannot run: dear to wake, but inf - inf is NaN.
+        costs = problem.option_costs
+        dearest = np.where(np.isfinite(costs), costs, 0).max(axis=1, keepdims=True)
+        self._finite_costs = np.where(np.isfinite(costs), costs, 10 * dearest)
         self._strides = problem.options.strides[self.genes, blocks].astype(int)
 
     def prospects(self, genes: np.ndarray) -> Prospects:
@@ -80,7 +84,7 @@ class Moves:
         gains[(self.choices == current) | ~self._real] = -np.inf
         numbers = problem.options.numbers_if_active(genes)
         changed = numbers[:, :, None] + (self.choices - current) * self._strides * self._real
-        block_costs = problem.option_costs[:, numbers]
+        block_costs = self._finite_costs[:, numbers]
         costs = problem.option_costs[:, changed] - block_costs[..., None]
         own = slopes[
             np.arange(len(genes))[:, None], self._gene_features + genes[:, space.n_stages :]

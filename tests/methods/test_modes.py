@@ -1,5 +1,6 @@
 """What every search mode promises: by brute force, by exact optimum, by property."""
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,8 @@ from methods.settings import SearchSettings
 from utils.latency_predictor import LatencyPredictor
 
 SHORT = {"evolution": {"generations": 20}, "guided": {"evaluations": 2100}}
+# Shares of the optimum where a third of the options cannot run.
+LACKING = {"evolution": 0.5, "guided": 0.9}
 EVERY_MODE = pytest.mark.parametrize("mode", MODES)
 
 
@@ -245,3 +248,19 @@ def test_ctrl_c_patience_and_time_keep_the_best_so_far(mode: str, problem) -> No
 def test_a_score_without_slopes_is_refused_by_guided(bounded, additive) -> None:
     with pytest.raises(ApqError, match="needs a predictor that knows its slopes"):
         run("guided", bounded(11.0, additive(PAPER_SPACE)))
+
+
+@EVERY_MODE
+def test_options_that_cannot_run_are_neither_found_nor_counted_with(mode, problem, latency):
+    asked, _, values = problem
+    cost = copy.copy(latency)
+    lacking = np.random.default_rng(0).random(latency.option_costs.shape) < 0.3
+    cost._padded_costs = np.append(np.where(lacking, np.inf, latency.option_costs), 0.0)
+    limits = (Limit(cost, 11.0),)
+    short = SearchProblem(PAPER_SPACE, asked.score_fn, limits, slope_fn=asked.slope_fn)
+    with np.errstate(all="raise", under="ignore"):
+        result = run(mode, short)
+    numbers = short.options.numbers(result.genes)[0]
+    assert np.isfinite(np.append(cost.option_costs, 0.0)[numbers]).all()
+    best, _ = optimum(short, np.where(np.isfinite(cost.option_costs), values, -1e3))
+    assert result.accuracy > LACKING[mode] * best

@@ -238,10 +238,12 @@ def test_an_entry_that_lacks_is_infinite_and_its_rows_name_it(
 ) -> None:
     key = "(32, 32, 8, 7, 1, 3, 32)-W4A8"
     layers = {k: cost for k, cost in toy_table.layers.items() if k != key}
-    predictor = LatencyPredictor("latency", TOY_IMAGE_SIZE, TOY, replace(toy_table, layers=layers))
-    assert predictor.predict([toy_subnet]).tolist() == [np.inf]
-    with pytest.raises(ApqError, match=r"\(32, 32, 8, 7, 1, 3, 32\)-W4A8"):
-        predictor.breakdown(toy_subnet)
+    table = replace(toy_table, layers=layers)
+    for kind in TYPES:
+        predictor = LatencyPredictor(kind, TOY_IMAGE_SIZE, TOY, table)
+        assert predictor.predict([toy_subnet]).tolist() == [np.inf]
+        with pytest.raises(ApqError, match=r"\(32, 32, 8, 7, 1, 3, 32\)-W4A8"):
+            predictor.breakdown(toy_subnet)
 
 
 def test_cost_needs_no_torch() -> None:
