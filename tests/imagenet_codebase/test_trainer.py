@@ -34,7 +34,7 @@ SETTINGS = TrainingSettings(n_epochs=3, batch_size=8, lr=0.05, seed=1)
 def start(toy_data, tiny_space, tmp_path):
     """Return a function that makes a trainer of a small quantized network in a folder."""
 
-    def make(folder="run", settings=SETTINGS, on_step=None, **facts):
+    def make(folder="run", settings=SETTINGS, on_step=None, decay=None, **facts):
         torch.manual_seed(0)
         net = MobileNet.from_subnet(smallest(tiny_space).with_bits(8), toy_data.n_classes)
 
@@ -49,7 +49,9 @@ def start(toy_data, tiny_space, tmp_path):
         def validate():
             return {"val_top1": evaluate(net, toy_data.loader("val", 8)).top1}
 
-        return Trainer(net, toy_data, settings, step, validate, tmp_path / folder, facts)
+        average = RunningAverage(net, decay) if decay else None
+        folder = tmp_path / folder
+        return Trainer(net, toy_data, settings, step, validate, folder, facts, average=average)
 
     return make
 
@@ -172,7 +174,7 @@ def test_a_run_learns_and_explains_itself(start):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_stopping_at_any_step_changes_nothing(start, optimizer):
-    start = partial(start, settings=replace(SETTINGS, optimizer=optimizer))
+    start = partial(start, settings=replace(SETTINGS, optimizer=optimizer), decay=0.9)
     undisturbed = start("undisturbed")
     undisturbed.run()
     for stop_at in ((0, 0), (0, 2), (1, 1), (2, 2)):
@@ -189,10 +191,32 @@ def test_stopping_at_any_step_changes_nothing(start, optimizer):
         assert resumed.resume()
         assert resumed.run()
         assert same(weights(resumed), weights(undisturbed))
+        assert same(*(t.average.module.state_dict() for t in (resumed, undisturbed)))
         for row, expected in zip(resumed.history, undisturbed.history, strict=True):
             assert {k: v for k, v in row.items() if k != "seconds"} == {
                 k: v for k, v in expected.items() if k != "seconds"
             }
+
+
+def test_every_step_takes_the_scheduled_rate_and_the_clipped_gradient(start):
+    settings = replace(SETTINGS, warmup_epochs=1, grad_clip=0.01)
+    trainer, taken = start(settings=settings), []
+    step = trainer.optimizer.step
+
+    def spy():
+        squares = [p.grad.square().sum() for p in trainer.net.parameters() if p.grad is not None]
+        rates = {group["lr"] for group in trainer.optimizer.param_groups}
+        taken.append((float(torch.stack(squares).sum().sqrt()), rates))
+        step()
+
+    trainer.optimizer.step = spy
+    assert trainer.run()
+    n_steps = len(taken) // settings.n_epochs
+    expected = [settings.lr_at(e, i, n_steps) for e in range(3) for i in range(n_steps)]
+    assert len(set(expected)) > 2
+    for (norm, rates), lr in zip(taken, expected, strict=True):
+        assert list(rates) == [pytest.approx(lr)]
+        assert norm < 0.01 * 2**0.5 * 1.001  # weights and ranges, each clipped on their own
 
 
 def test_a_crash_goes_on_from_the_last_save(start):

@@ -117,6 +117,31 @@ def test_the_kind_that_has_learned_from_searches_is_searched_with_and_judged_by_
     assert without.to_search_with == "quantized, by transfer"
 
 
+def test_no_predictor_learns_from_the_searched_pairs_it_is_judged_by(monkeypatch):
+    subnets = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 60))
+    pairs = {subnet: 70.0 + i for i, subnet in enumerate(subnets[:20])}
+    full = {subnet.full_precision(): top1 for subnet, top1 in pairs.items()}
+    searched = dict.fromkeys(subnets[20:], 75.0)
+    learned, judged = [], []
+
+    def spy_fit(*args, besides=None, **more):
+        learned.append(set(besides or {}))
+        return fit(*args, besides=besides, **more)
+
+    def spy_quality(predictor, held_out):
+        judged.append(set(held_out))
+        return searched_quality(predictor, held_out)
+
+    monkeypatch.setattr("methods.prediction.kinds.fit", spy_fit)
+    monkeypatch.setattr("methods.prediction.kinds.searched_quality", spy_quality)
+    fit_all(full, pairs, searched, FitSettings(n_epochs=1), lambda genes: genes.sum(1))
+    assert len(learned[-1]) == 32
+    for held_out in judged:
+        assert len(held_out) == 8
+        assert held_out <= set(searched)
+        assert not held_out & set().union(*learned)
+
+
 def test_a_round_tells_how_right_the_predictor_was_before_it_learned(predictor, found):
     quota = searched_quota(predictor, 64, 9, seed=3)
     genes = PAPER_SPACE.encode(found[:2])
