@@ -182,7 +182,7 @@ class LatencyPredictor:
     def _bit_costs(self, layer: Layer) -> np.ndarray:
         """Return a layer's cost at each (weight bits, activation bits), shape (bits, bits)."""
         bits = self.space.bits
-        costs = np.array([[self._layer_cost(layer, w, a) for a in bits] for w in bits])
+        costs = np.array([[self._layer_cost(layer, w, a) for a in bits] for w in bits], dtype=float)
         if self._table_decides:
             known = [[layer.key(w, a) in self.table.layers for a in bits] for w in bits]
             costs[~np.array(known)] = np.inf

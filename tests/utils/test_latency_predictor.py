@@ -246,6 +246,18 @@ def test_an_entry_that_lacks_is_infinite_and_its_rows_name_it(
             predictor.breakdown(toy_subnet)
 
 
+def test_a_table_of_whole_numbers_costs_as_one_of_fractions(
+    toy_table: Table, toy_subnet: Subnet
+) -> None:
+    whole = {key: {"latency": 1, "energy": 2} for key in toy_table.layers}
+    lacking = {key: cost for key, cost in whole.items() if not key.startswith("(32, 32, 8, 7,")}
+    for layers, finite in ((whole, True), (lacking, False)):
+        table = replace(toy_table, layers=layers)
+        for kind in ("latency", "energy"):
+            predictor = LatencyPredictor(kind, TOY_IMAGE_SIZE, TOY, table)
+            assert np.isfinite(predictor.predict([toy_subnet])).tolist() == [finite]
+
+
 def test_cost_needs_no_torch() -> None:
     code = "import sys, utils.latency_predictor; sys.exit('torch' in sys.modules)"
     root = Path(__file__).parents[2]
