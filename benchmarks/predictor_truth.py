@@ -45,15 +45,13 @@ def main() -> None:
     card = read_card(args.precise)
     cost = LatencyPredictor("latency", card.get("image_size", 224)).predict
     judged = dict(zip(KINDS, split_pairs(precise), strict=True))
-    for kind, some in judged.items():
-        spread = np.std(list(some.values()))
-        noise = figure_of(card, NOISE, kind)
-        print(f"{len(some)} {KINDS[kind]}: spread {spread:.2f} points, noise {noise or 0:.2f}")
     by_name: dict[str, list[Quality]] = {}
     for kind, some in judged.items():
-        again = {subnet: pairs[subnet] for subnet in some if subnet in pairs}
-        same = {subnet: some[subnet] for subnet in again}
-        measured = as_arrays(again, PAPER_SPACE)[1]
+        spread = np.std(list(some.values()))
+        noise = figure_of(card, NOISE, kind) or 0
+        print(f"{len(some)} {KINDS[kind]}: spread {spread:.2f} points, noise {noise:.2f}")
+        same = {subnet: top1 for subnet, top1 in some.items() if subnet in pairs}
+        measured = np.array([pairs[subnet] for subnet in same]) / 100
         by_name[f"{MEASUREMENT}, {KINDS[kind]}"] = [_judge(measured, same, cost)]
     full, quantized = split_pairs({s: a for s, a in pairs.items() if s not in precise})
     rest = {subnet: top1 for subnet, top1 in searched.items() if subnet not in precise}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from apq.cli.outputs import check_free, run_folder
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.errors import ApqError
-from apq.lock import Lock
 from apq.provenance import figure_of, read_card, write_card
 from imagenet_codebase.run_manager.settings import OPTIMIZERS, SupernetSettings
 
@@ -158,14 +156,14 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
     from elastic_nn.networks.files import save_supernet
     from imagenet_codebase.run_manager import distributed
     from imagenet_codebase.run_manager.measuring import measure_on_test
-    from imagenet_codebase.run_manager.supernet import train_supernet
+    from imagenet_codebase.run_manager.supernet import forget_run, train_supernet
 
     distributed.from_first(lambda: check_free(args.out, args.overwrite))
     data = open_data(args)
     folder = run_folder(args.out)
     # Started again after a loss, a run goes on: what it saved is its own.
     if args.restart and not distributed.restarted():
-        distributed.from_first(lambda: _drop(folder))
+        distributed.from_first(lambda: forget_run(folder))
     trained = train_supernet(data, settings, folder, device)
     if trained is None:
         print(f"stopped; {cli.same_command(args)} goes on from {folder}")
@@ -197,9 +195,3 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
     print(format_table(("subnet", "full precision", "W8A8", "W4A4"), rows))
     print(f"supernet: {args.out}")
     return 0
-
-
-def _drop(folder: Path) -> None:
-    """Remove an earlier run; raises ApqError when a process is at work on it."""
-    with Lock(folder, "trains in", is_folder=True).held():
-        shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.measuring import bn_batches, by_bits, ready_to_measure
 from imagenet_codebase.run_manager.run_folder import RunFolder
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
+from imagenet_codebase.run_manager.states import SavedStates
 from imagenet_codebase.run_manager.teacher import read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
 
@@ -142,6 +145,14 @@ def train_supernet(
     if distributed.is_first():
         RunFolder(folder).plot(history)
     return net, history
+
+
+def forget_run(folder: Path) -> None:
+    """Remove an earlier run; raises ApqError when another process is at work on a phase of it."""
+    with contextlib.ExitStack() as held:
+        for phase in filter(Path.is_dir, folder.glob("*")):
+            held.enter_context(SavedStates(phase).lock.held())
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepare(net: OnceForAllNet, phase: str, statistics: list[torch.Tensor]) -> None:

@@ -21,11 +21,11 @@ from apq.cli.parser import same_command
 from apq.cli.recipe import recipe
 from apq.cli.tables import format_table
 from apq.cli.weights import find_supernet
-from apq.lock import Lock
 from apq.provenance import write_card
 from apq.space import PAPER_SPACE
 from apq.subnet import smallest
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
+from imagenet_codebase.run_manager.states import SavedStates
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
 
@@ -500,13 +500,13 @@ def test_what_another_run_made_is_not_replaced(home, call):
 
 def test_restart_leaves_a_run_that_is_at_work(home, call, monkeypatch):
     monkeypatch.setattr("apq.lock.PATIENCE_S", 0.2)
-    folder = home / "s.pth.tar.run"
-    lock = Lock(folder, "trains in", is_folder=True)
-    with lock.held():
+    monkeypatch.setattr("imagenet_codebase.run_manager.supernet.train_supernet", None)
+    folder = home / "s.pth.tar.run" / "1-largest"
+    with SavedStates(folder).lock.held():
         (folder / "last.pth.tar").write_bytes(b"hours of work")
         status, _, err = call("supernet", "--dataset=digits", "--out=s.pth.tar", "--restart")
     assert status == 2
-    assert "another process trains in s.pth.tar.run" in err
+    assert "another process trains in s.pth.tar.run/1-largest" in err
     assert (folder / "last.pth.tar").read_bytes() == b"hours of work"
 
 

@@ -16,7 +16,7 @@ from apq.subnet import largest, smallest
 from elastic_nn.networks import MobileNet, OnceForAllNet
 from elastic_nn.networks.files import load_supernet, save_supernet
 from imagenet_codebase.run_manager import finetune as module
-from imagenet_codebase.run_manager import measuring
+from imagenet_codebase.run_manager import measuring, supernet
 from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
 from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
 from imagenet_codebase.run_manager.measuring import bn_batches, measure
@@ -425,6 +425,36 @@ def test_supernet_phases_run_once_each_and_resume(tiny_space, toy_data, tmp_path
     assert "going on after epoch 2 of 2" in capsys.readouterr().out
     for name, tensor in net.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
+
+
+def test_a_supernets_run_is_forgotten_but_not_while_it_is_at_work(
+    tiny_space, toy_data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("apq.lock.PATIENCE_S", 0.2)
+    settings = SupernetSettings(
+        largest_epochs=1,
+        elastic_epochs=1,
+        quantized_epochs=0,
+        training=TrainingSettings(batch_size=8),
+        n_bn_images=16,
+    )
+    folder, validate, refused = tmp_path / "run", supernet._Validation.__call__, []
+
+    def come_between(validation):
+        with pytest.raises(ApqError, match="another process trains in") as told:
+            supernet.forget_run(folder)
+        refused.append(str(told.value))
+        return validate(validation)
+
+    monkeypatch.setattr(supernet._Validation, "__call__", come_between)
+    assert train_supernet(toy_data, settings, folder, CPU, tiny_space)
+    assert len(refused) == 2
+    assert "1-largest" in refused[0]
+    assert "2-elastic" in refused[1]
+    assert (folder / "1-largest" / "last.pth.tar").exists()
+    supernet.forget_run(folder)
+    assert not folder.exists()
+    supernet.forget_run(folder)  # nothing is there
 
 
 def test_a_last_batch_of_one_image_has_no_say_in_batch_statistics(toy_data):
