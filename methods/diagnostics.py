@@ -127,9 +127,7 @@ def limit_rows(problem: SearchProblem, costs: Sequence[float]) -> list[dict[str,
 
 def layers_csv(rows: Sequence[CostRow]) -> bytes:
     """Return a row for each layer that counts: shape, bits, costs, shares of time and energy."""
-    total_ms, total_mj = (
-        sum(getattr(r, name) for r in rows) for name in ("latency_ms", "energy_mj")
-    )
+    total_ms, total_mj = (_total(rows, name) for name in ("latency_ms", "energy_mj"))
     table = (
         {
             "block": row.block,
@@ -149,9 +147,14 @@ def layers_csv(rows: Sequence[CostRow]) -> bytes:
     return files.table_csv(table).encode()
 
 
+def _total(rows: Sequence[CostRow], figure: str) -> float:
+    """Return what shares are of; 1 where all is 0, as in a table without energies."""
+    return sum(getattr(row, figure) for row in rows) or 1.0
+
+
 def heaviest(rows: Sequence[CostRow], figure: str, n: int = 5) -> list[dict[str, Any]]:
     """Return the n layers with the most of a figure, such as `latency_ms`, and their shares."""
-    total = sum(getattr(row, figure) for row in rows)
+    total = _total(rows, figure)
     largest = sorted(rows, key=lambda row: -getattr(row, figure))[:n]
     return [
         {

@@ -90,6 +90,15 @@ def test_layers_and_the_heaviest_of_them():
     assert top[0]["share"] == pytest.approx(energies[0] / sum(energies))
 
 
+def test_a_table_that_knows_no_energies_has_no_shares_of_them():
+    rows = LatencyPredictor("latency").breakdown(smallest(PAPER_SPACE).with_bits(8))
+    rows = [replace(row, energy_mj=0.0) for row in rows]
+    table = list(csv.DictReader(io.StringIO(diagnostics.layers_csv(rows).decode())))
+    assert {float(row["energy_share"]) for row in table} == {0.0}
+    assert sum(float(row["latency_share"]) for row in table) == pytest.approx(1)
+    assert [top["share"] for top in diagnostics.heaviest(rows, "energy_mj", n=3)] == [0.0] * 3
+
+
 def test_what_is_left_of_a_budget():
     settings = EvolutionSettings(generations=500, seconds=10.0, seed=3)
     rest = rest_of(settings, record(120, seconds=4.0))
