@@ -52,7 +52,7 @@ def make_parser(prog: str) -> cli.Parser:
         "--n_val_images",
         type=cli.whole_number(0),
         default=0,
-        help="measure on so many random validation images, the same for all; 0: on all of them",
+        help="measure on so many random validation images, others for each; 0: on all of them",
     )
     parser.add_argument(
         "--n_noise",
@@ -139,7 +139,5 @@ def _tell(path: Path) -> None:
     card = read_card(path)
     for kind, words in KINDS.items():
         if (points := figure_of(card, NOISE, kind)) is not None:
-            print(
-                f"with other batch statistics a measurement {words} strays by {points:.2f} points"
-            )
+            print(f"with other images a measurement {words} strays by {points:.2f} points")
     print(f"pairs: {path}")

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("acc.pt", "acc_quant.pt")
 MIN_SEARCHED = 5
-MEASURED_ALIKE = ("supernet_sha256", "dataset", "image_size", "n_images", "n_bn_images", "seed")
+MEASURED_ALIKE = (
+    "supernet_sha256",
+    "dataset",
+    "image_size",
+    "n_images",
+    "n_bn_images",
+    "own_images",
+    "seed",
+)
 HEADERS = (
     "predictor",
     "trained on",

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 
 from apq.errors import ApqError, closest
+from imagenet_codebase.data_providers.kept import KeptImages
 from imagenet_codebase.data_providers.splits import Split
 from imagenet_codebase.data_providers.workers import Request, Workers
 
 CPU = torch.device("cpu")
+KEPT_AT_ONCE = 256
 SPLITS = ("train", "val", "test", "train_unaugmented")
 
 
@@ -111,6 +113,20 @@ class DataProvider:
         return Loader(
             self._workers_for(images, n_workers), requests, images.source.normalize, device
         )
+
+    def keep(self, split: str, n_images: int, n_workers: int = 0, seed: int = 0) -> KeptImages:
+        """Return `n_images` random images of a split, or all if there are no more, in its order.
+
+        Raises ApqError.
+        """
+        images = self.split(split)
+        chosen = np.random.default_rng((4, seed)).permutation(len(images))[:n_images]
+        chosen.sort()
+        parts = np.array_split(chosen, -(-len(chosen) // KEPT_AT_ONCE))
+        requests = [(split, seed, 0, positions) for positions in parts]
+        decoded = list(self._workers_for(images, n_workers).batches(requests))
+        pixels, labels = map(torch.cat, zip(*decoded, strict=True))
+        return KeptImages(pixels=pixels, labels=labels, normalize=images.source.normalize)
 
     def _workers_for(self, images: Split, n_workers: int) -> Workers:
         splits = {name: self.split(name) for name in SPLITS}

@@ -55,6 +55,19 @@ def evaluate_split(
 
 
 @torch.inference_mode()
+def which_right(
+    net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
+) -> torch.Tensor:
+    """Return which images a network in evaluation mode recognises, bool (N,), on the CPU."""
+    device = next(net.parameters()).device
+    right = [
+        net(to_device(images, device)).argmax(dim=1) == labels.to(device)
+        for images, labels in batches
+    ]
+    return torch.cat(right).cpu()
+
+
+@torch.inference_mode()
 def _count(
     net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], description: str
 ) -> torch.Tensor:

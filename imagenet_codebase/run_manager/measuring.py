@@ -35,6 +35,11 @@ def bn_batches(
     batches = []
     for first, (images, _) in zip(range(0, n_images, batch_size), loader, strict=False):
         batches.append(to_device(images[: n_images - first], device))
+    return with_variance(batches)
+
+
+def with_variance(batches: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the batches (B, ...) without a last one of a single image, where there are others."""
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 

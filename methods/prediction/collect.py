@@ -6,13 +6,12 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from apq.progress import Counter, deferred_interrupt
 from apq.provenance import read_card
@@ -21,7 +20,7 @@ from apq.subnet import Subnet
 from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
-from imagenet_codebase.run_manager.measuring import bn_batches, measure
+from methods.prediction.images import OwnImages
 from methods.prediction.pairs import PairLog, split_pairs
 
 DRAW_AT_ONCE = 64
@@ -82,19 +81,6 @@ def draw_subnets(space: SearchSpace, seed: int, quantized: bool) -> Iterator[Sub
                 yield subnet if quantized else subnet.full_precision()
 
 
-def validation_batches(
-    data: DataProvider, n_images: int, batch_size: int, n_workers: int = 0
-) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """Return batches of all validation images, or of `n_images` random ones, kept in memory."""
-    if not n_images or n_images >= data.n_images("val"):
-        return data.loader("val", batch_size, n_workers)
-    loader = data.loader("val", batch_size, n_workers, shuffle=True)
-    batches = list(itertools.islice(loader, -(-n_images // batch_size)))
-    images, labels = batches[-1]
-    rest = n_images - batch_size * (len(batches) - 1)
-    return [*batches[:-1], (images[:rest], labels[:rest])]
-
-
 def collect(
     net: OnceForAllNet,
     data: DataProvider,
@@ -110,21 +96,21 @@ def collect(
 ) -> bool:
     """Measure subnets on the validation split until the file fills its quotas.
 
-    `n_val_images` picks so many of the split's images at random, the same for every subnet, and
-    keeps them ready in memory; 0 takes all of them. At the end `n_noise` subnets of each kind are
-    measured once more to tell the noise (`noise_floor`), which the card then holds. `facts` name
-    the supernet; with those of the data they are kept beside the pairs. Several processes take
-    turns to measure; the first one writes. Goes on where an earlier call was stopped; returns False
-    when Ctrl-C stopped this one. Raises ApqError when the file holds pairs that something else
-    measured.
+    Each subnet gets `n_bn_images` and `n_val_images` of its own (`OwnImages`); 0 of the latter are
+    all of the split. At the end `n_noise` subnets of each kind are measured once more to tell the
+    noise (`noise_floor`), which the card then holds. `facts` name the supernet; with those of the
+    data they are kept beside the pairs. Several processes take turns to measure; the first one
+    writes. Goes on where an earlier call was stopped; returns False when Ctrl-C stopped this one.
+    Raises ApqError when the file holds pairs that something else measured.
     """
-    device, started = next(net.parameters()).device, time.perf_counter()
+    started = time.perf_counter()
     measured_with = {
         **facts,
         "dataset": data.name,
         "image_size": data.image_size,
         "n_images": min(n_val_images or math.inf, data.n_images("val")),
         "n_bn_images": n_bn_images,
+        "own_images": True,  # once all subnets shared theirs
         "seed": seed,
     }
     log: PairLog | None = None
@@ -136,18 +122,21 @@ def collect(
             return dict(log.pairs)
 
         pairs = distributed.from_first(read)
-        statistics = bn_batches(data, n_bn_images, batch_size, device, seed, n_workers)
-        images = validation_batches(data, n_val_images, batch_size, n_workers)
+        noise = distributed.from_first(lambda: _known_noise(path, n_noise))
         stopped, before = False, set(pairs)
+        is_full = all(sum(map(q.includes, pairs)) >= q.wanted for q in quotas)
+        top1_of = None
+        if not is_full or (n_noise and pairs and not noise):
+            top1_of = OwnImages(
+                net, data, n_bn_images, n_val_images, batch_size, n_workers, seed
+            ).top1
         interrupted = held.enter_context(deferred_interrupt())
         for quota in quotas:
             have = sum(map(quota.includes, pairs))
             bar = Counter(quota.what if distributed.is_first() else "", quota.wanted, have)
             new = (subnet for subnet in quota.draw(have) if subnet not in pairs)
             todo = itertools.islice(new, max(0, quota.wanted - have))
-            for subnet, top1 in distributed.each(
-                todo, lambda s: measure(net, s, statistics, images).top1
-            ):
+            for subnet, top1 in distributed.each(todo, top1_of):
                 pairs[subnet] = round(100 * top1, 4)
                 if log:
                     log.add(subnet, pairs[subnet])
@@ -157,11 +146,9 @@ def collect(
             bar.close()
             if stopped:
                 break
-        noise = distributed.from_first(lambda: _known_noise(path, n_noise))
         if n_noise and pairs and not stopped and (len(pairs) > len(before) or not noise):
-            others = bn_batches(data, n_bn_images, batch_size, device, seed + 1, n_workers)
             points = {
-                kind: noise_floor(net, some, n_noise, others, images)
+                kind: noise_floor(some, n_noise, top1_of)
                 for kind, some in zip(KINDS, split_pairs(pairs), strict=True)
                 if some
             }
@@ -191,20 +178,16 @@ def _known_noise(path: Path, n_noise: int) -> dict[str, Any]:
 
 
 def noise_floor(
-    net: OnceForAllNet,
-    pairs: Mapping[Subnet, float],
-    n: int,
-    statistics: Iterable[torch.Tensor],
-    images: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    pairs: Mapping[Subnet, float], n: int, top1_of: Callable[[Subnet, int], float]
 ) -> float:
-    """Return how far one measurement strays by its batch statistics alone: a standard deviation.
+    """Return how far one measurement strays: a standard deviation, in points of accuracy.
 
-    In points of accuracy: n subnets of the pairs, evenly taken, are measured again with other
-    images in `statistics`. A difference of two measurements is sqrt(2) times as noisy.
+    n subnets of the pairs, evenly taken, are measured again by `top1_of`, with another draw of
+    images. A difference of two measurements is sqrt(2) times as noisy.
     """
     subnets = list(pairs)
     places = np.linspace(0, len(subnets) - 1, min(n, len(subnets))).astype(int)
     chosen = [subnets[place] for place in places]
-    again = distributed.each(chosen, lambda s: 100 * measure(net, s, statistics, images).top1)
+    again = distributed.each(chosen, lambda subnet: 100 * top1_of(subnet, 1))
     off = np.array([top1 - pairs[subnet] for subnet, top1 in again])
     return float(np.sqrt(np.mean(off**2) / 2))

@@ -168,6 +168,28 @@ def test_workers_change_nothing(photos):
     assert same(alone, batches(data.loader("train", 4, n_workers=2, seed=1)))
 
 
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_kept_images_are_those_of_the_split(photos, n_workers):
+    data = open_dataset("folder", photos, image_size=32)
+    kept = data.keep("train_unaugmented", 99, n_workers)
+    assert len(kept) == len(data.train)
+    positions = np.array([2, 0, 1])
+    batches = list(kept.batches(positions, 2))
+    assert [len(labels) for _, labels in batches] == [2, 1]
+    images, labels = map(torch.cat, zip(*batches, strict=True))
+    wanted, wanted_labels = data.train_unaugmented.batch(positions)
+    assert torch.equal(images, wanted)
+    assert torch.equal(labels, wanted_labels)
+    assert kept.pixels.dtype == torch.uint8
+
+
+def test_some_images_are_kept_of_a_split(digits):
+    labels = [digits.keep("val", 300, seed=seed).labels.tolist() for seed in (0, 0, 1)]
+    assert [len(some) for some in labels] == [300] * 3
+    assert labels[0] == labels[1] != labels[2]
+    assert labels[0] != digits.val.labels[:300].tolist()
+
+
 def test_global_generators_are_left_alone(digits, photos):
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +17,12 @@ from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
 from methods.prediction import collect as module
+from methods.prediction import images as images_module
 from methods.prediction.collect import (
     collect,
     draw_subnets,
     noise_floor,
     random_quotas,
-    validation_batches,
 )
 from methods.prediction.fit import fit, quality
 from methods.prediction.pairs import PairLog, as_arrays, read_pairs, split_pairs, write_pairs
@@ -156,8 +155,8 @@ def test_collecting_resumes_and_gives_the_same_pairs(net, toy_data, tmp_path, mo
             os.kill(os.getpid(), signal.SIGINT)
         return measure(*args)
 
-    measure = module.measure
-    monkeypatch.setattr(module, "measure", interrupted_measure)
+    measure = images_module.measure
+    monkeypatch.setattr(images_module, "measure", interrupted_measure)
     path = tmp_path / "parts.json"
     assert not gather(net, toy_data, path)
     assert len(read_pairs(path, net.space)) == 2
@@ -169,7 +168,7 @@ def test_collecting_resumes_and_gives_the_same_pairs(net, toy_data, tmp_path, mo
     assert len(measured) == 7
 
 
-def test_the_noise_is_that_of_other_batch_statistics(net, toy_data, tmp_path, monkeypatch):
+def test_the_noise_is_that_of_other_images(net, toy_data, tmp_path, monkeypatch):
     path = tmp_path / "pairs.json"
     quotas = random_quotas(net.space, 2, 4, 0)
     assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8, n_noise=3)
@@ -178,19 +177,15 @@ def test_the_noise_is_that_of_other_batch_statistics(net, toy_data, tmp_path, mo
     assert min(noise.values()) >= 0
     # Known already, it costs nothing when there is nothing else to measure.
     with monkeypatch.context() as patch:
-        patch.setattr(module, "measure", None)
+        patch.setattr(module, "OwnImages", None)
         assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8, n_noise=3)
     assert read_card(path)["noise_points"] == noise
     # By hand: measured again, the first, the last and one between are off by 1, -2 and 2 points.
     pairs = read_pairs(path, net.space)
     assert len(pairs) == 6
     off = dict(zip([list(pairs)[i] for i in (0, 2, 5)], (1, -2, 2), strict=True))
-
-    def measure(net, subnet, statistics, images):
-        return SimpleNamespace(top1=(pairs[subnet] + off[subnet]) / 100)
-
-    monkeypatch.setattr(module, "measure", measure)
-    assert noise_floor(net, pairs, 3, [], []) == pytest.approx((9 / 3 / 2) ** 0.5)
+    again = lambda subnet, draw: (pairs[subnet] + draw * off[subnet]) / 100  # noqa: E731
+    assert noise_floor(pairs, 3, again) == pytest.approx((9 / 3 / 2) ** 0.5)
 
 
 def test_a_kill_between_the_pairs_and_their_card_loses_none(tmp_path, monkeypatch):
@@ -352,19 +347,6 @@ def test_the_study_covers_all_sizes_and_kinds_under_each_seed(tmp_path):
     mean = np.mean([row.rmse for row in rows if (row.kind, row.n_train) == (SCRATCH, 30)])
     assert summarize(rows)[1][:2] == (SCRATCH, "30")
     assert summarize(rows)[1][2].startswith(f"{mean:.3f} ±")
-
-
-def test_measuring_on_some_validation_images(net, toy_data, tmp_path):
-    batches = validation_batches(toy_data, 7, 4)
-    assert [len(labels) for _, labels in batches] == [4, 3]
-    whole = validation_batches(toy_data, 12, 4)
-    assert sum(len(labels) for _, labels in whole) == 12
-    quotas = random_quotas(net.space, 2, 0, 0)
-    collect(net, toy_data, tmp_path / "p.json", quotas, {}, n_bn_images=16, n_val_images=7)
-    assert read_card(tmp_path / "p.json")["n_images"] == 7
-    # Seven images: accuracies are sevenths.
-    for accuracy in read_pairs(tmp_path / "p.json", net.space).values():
-        assert accuracy * 7 / 100 == pytest.approx(round(accuracy * 7 / 100), abs=1e-3)
 
 
 def test_too_few_pairs_and_bad_settings_are_refused():

@@ -1,0 +1,102 @@
+"""What each subnet is measured with: images that are drawn for it alone.
+
+Whatever one draw favours by chance, a certain kernel for instance, all subnets measured on that
+draw are favoured by: a predictor learns it as if it were accuracy, and more pairs do not help.
+Errors of draws that have nothing to do with each other average out instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+from apq.space import SearchSpace
+from apq.subnet import Subnet
+from elastic_nn.networks import OnceForAllNet
+from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.run_manager import distributed
+from imagenet_codebase.run_manager.evaluate import to_device, which_right
+from imagenet_codebase.run_manager.measuring import measure, ready_to_measure, with_variance
+
+POOL = 8192
+"""Images of a split that draws are made from: 1.2 GB of bytes at 224 px."""
+N_REFERENCES = 4
+"""Subnets of each kind, in full precision and quantized, that tell easy images from hard ones."""
+
+
+class OwnImages:
+    """Measures a supernet's subnets, each with images of its own.
+
+    `n_bn_images` training images give the batch statistics; the accuracy comes from `n_val_images`
+    of the validation images, or from all of them where that is 0. Several processes make this
+    together, and then measure each for itself.
+    """
+
+    def __init__(
+        self,
+        net: OnceForAllNet,
+        data: DataProvider,
+        n_bn_images: int,
+        n_val_images: int = 0,
+        batch_size: int = 256,
+        n_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self._net, self._data, self._seed = net, data, seed
+        self._n_bn_images, self._n_val_images = n_bn_images, n_val_images
+        self._batch_size, self._n_workers = batch_size, n_workers
+        self._device = next(net.parameters()).device
+        n_kept = max(n_bn_images, POOL)
+        self._train = data.keep("train_unaugmented", n_kept, n_workers, seed)
+        self._val = None
+        if 0 < n_val_images < data.n_images("val"):
+            self._val = data.keep("val", max(n_val_images, POOL), n_workers, seed)
+            # Some draws are easier than others, for all subnets alike: that part of the noise is
+            # known, and taken out (a control variate).
+            self._ease = self._ease_of_images()
+
+    def top1(self, subnet: Subnet, draw: int = 0) -> float:
+        """Return a subnet's accuracy, 0..1; another `draw` takes other images."""
+        rng = self._rng(draw, subnet.to_json())
+        statistics = self._statistics(rng)
+        if self._val is None:
+            images = self._data.loader("val", self._batch_size, self._n_workers)
+            return measure(self._net, subnet, statistics, images).top1
+        drawn = rng.choice(len(self._val), self._n_val_images, replace=False)
+        images = self._val.batches(drawn, self._batch_size, self._device)
+        top1 = measure(self._net, subnet, statistics, images).top1
+        return float(np.clip(top1 - self._ease[drawn].mean() + self._ease.mean(), 0, 1))
+
+    def _rng(self, draw: int, what: str) -> np.random.Generator:
+        # From the subnet, not from a count: the same ones whatever was measured before.
+        key = hashlib.sha256(what.encode()).digest()[:8]
+        return np.random.default_rng([self._seed, draw, int.from_bytes(key, "big")])
+
+    def _statistics(self, rng: np.random.Generator) -> list[torch.Tensor]:
+        n = min(self._n_bn_images, len(self._train))
+        drawn = rng.choice(len(self._train), n, replace=False)
+        batches = self._train.batches(drawn, self._batch_size, self._device)
+        return with_variance([to_device(images, self._device) for images, _ in batches])
+
+    def _ease_of_images(self) -> np.ndarray:
+        """Return which share of the reference subnets recognises each image, (n_images,)."""
+        everything = np.arange(len(self._val))
+
+        def right(subnet: Subnet) -> np.ndarray:
+            rng = self._rng(0, subnet.to_json())
+            ready = ready_to_measure(self._net, subnet, self._statistics(rng))
+            images = self._val.batches(everything, self._batch_size, self._device)
+            return which_right(ready, images).numpy()
+
+        rows = distributed.each(references(self._net.space, self._seed), right)
+        return np.mean([row for _, row in rows], axis=0)
+
+
+def references(space: SearchSpace, seed: int) -> list[Subnet]:
+    """Return `N_REFERENCES` random subnets quantized and as many in full precision."""
+    subnets = space.decode(space.sample(np.random.default_rng([6, seed]), 2 * N_REFERENCES))
+    return [
+        subnet if number % 2 else subnet.full_precision() for number, subnet in enumerate(subnets)
+    ]
