@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from typing import Any
 
 from apq import files
 from apq.errors import ApqError
+from apq.lock import Lock
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
 
@@ -55,6 +57,22 @@ class Experiment:
                 f"experiment {path} exists: choose another --exp_name, or replace it with "
                 "--overwrite"
             )
+
+    @classmethod
+    @contextlib.contextmanager
+    def claim(cls, name: str, root: str | Path = EXPERIMENTS_DIR) -> Iterator[None]:
+        """Hold a name meanwhile, so that no other search makes an experiment of it.
+
+        Raises ApqError when one is at work on it.
+        """
+        path = cls.path_for(name, root)
+        claim = path.with_name(f".{name}.search")
+        lock = Lock(claim, "searches for an experiment of this name; it holds")
+        with lock.held():
+            try:
+                yield
+            finally:
+                claim.unlink(missing_ok=True)
 
     @classmethod
     def create(
@@ -158,6 +176,7 @@ _REPORTED = {
     "bitops": _NUMBER,
     "size_bytes": _NUMBER,
 }
+_TOO_LARGE = 1e18
 _OF_A_LIMIT = {"type": str, "unit": str, "maximum": _NUMBER, "cost": _NUMBER}
 """What others rely on, of what a search tells of itself and of each of its limits."""
 
@@ -168,10 +187,13 @@ def _check_report(report: dict[str, Any]) -> None:
     def check(values: dict[str, Any], kinds: dict[str, Any]) -> None:
         for name, kind in kinds.items():
             value = values.get(name)
-            if isinstance(value, bool) or not isinstance(value, kind):
+            is_kind = isinstance(value, kind) and not isinstance(value, bool)
+            if not is_kind or (isinstance(value, _NUMBER) and not abs(value) < _TOO_LARGE):
                 raise ApqError(f"it is damaged: '{name}' is {value!r}")
 
     check(report, {name: kind for name, kind in _REPORTED.items() if name in report})
+    if report.get("use_of_limits") == []:
+        raise ApqError("it is damaged: 'use_of_limits' is empty")
     for row in report.get("use_of_limits", []):
         if not isinstance(row, dict):
             raise ApqError(f"it is damaged: 'use_of_limits' holds {row!r}")

@@ -44,6 +44,18 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
             os.unlink(temporary)
 
 
+def check_writable(path: str | Path) -> None:
+    """Raise ApqError when `path` could not be written, before time is spent on its content."""
+    path = Path(path)
+    if path.is_dir():
+        raise ApqError(f"cannot write {path}: it is a folder")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise ApqError(f"cannot write {path}: {error.strerror}") from None
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write bytes atomically; raises ApqError."""
     write_atomic(path, lambda file: file.write(content))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 import os
 import platform
 import shlex
@@ -62,7 +61,8 @@ def figure_of(card: Mapping[str, Any], *names: str) -> float | None:
     for name in names:
         value = value.get(name) if isinstance(value, Mapping) else None
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else None
+    # An integer may have more digits than a float can hold.
+    return float(value) if is_number and abs(value) <= sys.float_info.max else None
 
 
 def read_card(path: str | Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ IMAGE_CHANNELS = 3
 STEM_KERNEL = 3
 STEM_STRIDE = 2
 FIRST_BLOCK_KERNEL = 3
+IMAGENET_CLASSES = 1000
 MIN_IMAGE_SIZE = 32  # The network halves its input five times.
 MAX_IMAGE_SIZE = 16384  # Far beyond any camera; costs stay exact in 64-bit integers.
 
@@ -132,7 +133,9 @@ def space_layers(space: SearchSpace, image_size: int) -> Iterator[Layer]:
                 yield from block_layers(block, side, kernel, width)
 
 
-def fixed_layers(space: SearchSpace, image_size: int, n_classes: int = 1000) -> dict[str, Layer]:
+def fixed_layers(
+    space: SearchSpace, image_size: int, n_classes: int = IMAGENET_CLASSES
+) -> dict[str, Layer]:
     """Return the layers that no subnet changes, by name, in the order they run.
 
     All run at `space.fixed_bits`. `head` is the first convolution, which the accelerator runs

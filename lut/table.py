@@ -24,7 +24,7 @@ from lut.bitfusion import (
     layer_costs,
 )
 from lut.compare import LargestDifference, TableDiff, diff
-from lut.layers import Layer, check_image_size, fixed_layers, space_layers
+from lut.layers import IMAGENET_CLASSES, Layer, check_image_size, fixed_layers, space_layers
 from lut.lookup import missing_entry
 from lut.parsing import parse
 
@@ -69,7 +69,7 @@ class Table:
         return entry
 
     def fixed(
-        self, name: str, space: SearchSpace = PAPER_SPACE, n_classes: int = 1000
+        self, name: str, space: SearchSpace = PAPER_SPACE, n_classes: int = IMAGENET_CLASSES
     ) -> dict[str, float]:
         """Return `{"latency": ms, "energy": mJ}` of a layer that no subnet changes.
 
@@ -81,7 +81,7 @@ class Table:
         return _entry(self._fixed_cost(name, space, n_classes))
 
     def fixed_components(
-        self, name: str, space: SearchSpace = PAPER_SPACE, n_classes: int = 1000
+        self, name: str, space: SearchSpace = PAPER_SPACE, n_classes: int = IMAGENET_CLASSES
     ) -> dict[str, float] | None:
         """Return a fixed layer's energy in mJ by component, None where the table has none."""
         if self.components is None:

@@ -50,7 +50,7 @@ def read_history(text: str, problem: SearchProblem) -> tuple[SearchRecord, ...]:
     if len(rows) < 2 or rows[0] != [*HISTORY_COLUMNS, *cost_columns(problem)]:
         raise ApqError("it is no history of a search under these limits")
     try:
-        return tuple(
+        history = tuple(
             SearchRecord(
                 step=int(step),
                 n_evaluated=int(n_evaluated),
@@ -62,6 +62,9 @@ def read_history(text: str, problem: SearchProblem) -> tuple[SearchRecord, ...]:
         )
     except ValueError as error:
         raise ApqError(f"it is damaged: {error}") from None
+    if min(min(row.step, row.n_evaluated, row.seconds) for row in history) < 0:
+        raise ApqError("it is damaged: it counts below 0")
+    return history
 
 
 def all_costs(

@@ -29,7 +29,12 @@ def even_budgets(low: float, high: float, n: int) -> tuple[float, ...]:
 
 
 def _round_up(value: float) -> float:
-    """Round up, so that the least possible cost stays a budget that can be met."""
+    """Round up, so that the least possible cost stays a budget that can be met.
+
+    Raises ApqError when it is nothing: no budget is as little as that.
+    """
+    if value <= 0:
+        raise ApqError("some subnets cost nothing by this table: there is nothing to sweep")
     digits = _DIGITS - 1 - math.floor(math.log10(value))
     # In decimal text, since a binary quotient may lie a hair above the wanted one.
     rounded = round(value, digits)

@@ -17,7 +17,7 @@ from apq.space import PAPER_SPACE, Block, SearchSpace, as_genes
 from apq.subnet import Subnet
 from lut import table as lut_table
 from lut.complexity import bitops, size_bytes
-from lut.layers import Layer, block_layers, fixed_layers, input_sizes
+from lut.layers import IMAGENET_CLASSES, Layer, block_layers, fixed_layers, input_sizes
 
 CostType = Literal["latency", "energy", "bitops", "size"]
 Accounting = Literal["paper", "full"]
@@ -69,7 +69,7 @@ class LatencyPredictor:
         space: SearchSpace = PAPER_SPACE,
         table: lut_table.Table | None = None,
         accounting: Accounting = "paper",
-        n_classes: int = 1000,
+        n_classes: int = IMAGENET_CLASSES,
     ) -> None:
         check_choice("cost type", type, get_args(CostType))
         check_choice("accounting", accounting, get_args(Accounting))

@@ -100,7 +100,6 @@ def _compare(
         results.append(result)
     if not distributed.is_first():
         return 0
-    print(format_table(HEADERS, map(_row, results)))
     files.write_json(args.out, [_plain(result) for result in results])
     correlation = _correlation(results) if with_direct and not args.direct else None
     write_card(
@@ -113,6 +112,7 @@ def _compare(
         supernet_sha256=files.sha256(supernet),
         correlation=correlation and asdict(correlation),
     )
+    print(format_table(HEADERS, map(_row, results)))
     if correlation:
         print(correlation)
     print(args.out)
@@ -162,7 +162,8 @@ def _correlation(results: Sequence[ContestResult]) -> Correlation | None:
     from methods.validation.correlate import correlate
 
     # Two experiments under one budget have the same rivals.
-    rivals = list(dict.fromkeys(rival for result in results for rival in result.rivals))
+    by_name = {result.contest.rivals: result.rivals for result in results}
+    rivals = [rival for of_one in by_name.values() for rival in of_one]
     try:
         return correlate(rivals) if len(rivals) > 1 else None
     except ApqError as error:  # without scipy, or all alike

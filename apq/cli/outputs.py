@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from apq import files
 from apq.errors import ApqError
 
 
@@ -13,6 +14,7 @@ def run_folder(out: Path) -> Path:
 
 
 def check_free(out: Path, overwrite: bool) -> None:
-    """Raise ApqError when a result would be replaced that no run of this name made."""
+    """Raise ApqError when a result would replace one that no run of this name made, or can't be."""
+    files.check_writable(out)
     if out.exists() and not run_folder(out).exists() and not overwrite:
         raise ApqError(f"{out} exists: choose another --out, or replace it with --overwrite")

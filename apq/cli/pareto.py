@@ -71,6 +71,11 @@ def make_parser(prog: str) -> cli.Parser:
 def run(args: argparse.Namespace) -> int:
     """Search under one budget after another; write the front even when stopped."""
     points = _points(args)
+    with Experiment.claim(args.exp_name):
+        return _run(args, points)
+
+
+def _run(args: argparse.Namespace, points: list[Point]) -> int:
     front.check_free(args.exp_name, points, args.overwrite)
     possible = [point for point in points if _is_possible(point)]
     if not possible:

@@ -40,13 +40,13 @@ class Parser(argparse.ArgumentParser):
         Raises ApqError that names the closest valid flag.
         """
         config = _config_path(argv)
-        if config:
+        if config is not None:
             self._take_defaults(config)
         known = [word for a in self._actions for word in a.option_strings]
         # Before what is required is missed: a mistyped flag is the likely cause of that.
         typed = [word.split("=")[0] for word in argv if word.startswith("--")]
         unknown = [word for word in typed if word not in (*known, "--")]
-        namespace, rest = (None, unknown) if unknown else self.parse_known_args(argv)
+        namespace, rest = (None, unknown) if unknown else self.parse_known_intermixed_args(argv)
         if rest:
             raise ApqError(f"unknown argument '{rest[0]}'{closest(rest[0], known)}")
         return namespace
@@ -93,9 +93,24 @@ def _config_path(argv: Sequence[str]) -> str | None:
 def _read_yaml(path: str) -> dict[str, Any]:
     import yaml  # only for the few who use a file: it takes a while to import
 
+    class Loader(yaml.BaseLoader):
+        """Every value as it is typed: a flag knows best what it means."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+            names = [key.value for key, _ in node.value]
+            for number, (key, _) in enumerate(node.value):
+                if key.value in names[:number]:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"'{key.value}' is there twice", problem_mark=key.start_mark
+                    )
+            return super().construct_mapping(node, deep)
+
+    if not path:
+        raise ApqError("--config names no file")
     try:
-        # Every value as it is typed: a flag knows best what it means.
-        content = yaml.load(files.read_text(path), Loader=yaml.BaseLoader)
+        content = yaml.load(files.read_text(path), Loader)
+    except RecursionError:
+        raise ApqError(f"{path} is no file of settings: it is nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else path

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     from methods.prediction.ensemble import fit_ensemble, split_for_ensemble
     from methods.prediction.fit import need_scipy
     from methods.prediction.kinds import fit_all
-    from methods.prediction.study import FIGURES, run_study, summarize, write_study
+    from methods.prediction.study import FIGURES, TABLE_NAME, run_study, summarize, write_study
     from utils.ensemble import ENSEMBLE_NAME
     from utils.latency_predictor import LatencyPredictor
 
@@ -126,9 +126,10 @@ def run(args: argparse.Namespace) -> int:
     device = pick_device(args.device)
     need_scipy()  # before time is spent on training
     dataset = inputs.source.get("dataset", "unknown")
-    if not args.overwrite:
-        outputs = [*OUTPUTS, *([ENSEMBLE_NAME] if args.ensemble else [])]
-        _check_free([args.out_dir / name for name in outputs], dataset)
+    outputs = [*OUTPUTS, *([ENSEMBLE_NAME] if args.ensemble else [])]
+    _check_free([args.out_dir / name for name in outputs], dataset, args.overwrite)
+    if args.study:
+        files.check_writable(args.study / TABLE_NAME)
     facts = {
         "dataset": dataset,
         "image_size": inputs.source.get("image_size"),
@@ -139,8 +140,8 @@ def run(args: argparse.Namespace) -> int:
     pairs = (inputs.full, inputs.quantized)
     latency = LatencyPredictor("latency", inputs.image_size).predict
     fits = fit_all(*pairs, inputs.searched, settings, latency, device)
-    _tell(fits, inputs)
     _write_predictors(args.out_dir, fits, inputs, facts)
+    _tell(fits, inputs, args.out_dir)
     if args.ensemble:
         ensemble = fit_ensemble(
             *pairs, args.ensemble, settings, latency, device=device, besides=fits.besides
@@ -189,31 +190,44 @@ def _read(args: argparse.Namespace) -> _Inputs:
     )
 
 
-def _tell(fits: AllFits, inputs: _Inputs) -> None:
+def _tell(fits: AllFits, inputs: _Inputs, folder: Path) -> None:
     print(format_table(HEADERS, [_row(name, fit) for name, fit in fits.by_name.items()]))
     for line in _about_noise(fits.by_name, inputs.source):
         print(line)
     if fits.about_searched:
         print(fits.about_searched)
+    for path, name in _to_write(folder, fits):
+        print(f"{name}: {path}")
+
+
+def _to_write(folder: Path, fits: AllFits) -> list[tuple[Path, str]]:
+    """Return the files of predictors, and which kind each of them holds."""
+    from methods.prediction.kinds import FULL
+
+    kinds = (FULL, fits.to_search_with)
+    return [(folder / file, name) for file, name in zip(OUTPUTS, kinds, strict=True)]
 
 
 def _write_predictors(folder: Path, fits: AllFits, inputs: _Inputs, facts: dict[str, Any]) -> None:
-    from methods.prediction.kinds import FULL
     from methods.prediction.searched import LAST_ROUND
 
     figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.by_name.items()}
     if fits.about_searched:
         figures["searched"] = {**fits.about_searched.figures(), LAST_ROUND: inputs.last_round}
-    for file, name in zip(OUTPUTS, (FULL, fits.to_search_with), strict=True):
-        path = folder / file
+    for path, name in _to_write(folder, fits):
         fits.by_name[name].predictor.save(path)
         write_card(path, **facts, figures=figures)
-        print(f"{name}: {path}")
 
 
-def _check_free(paths: Sequence[Path], dataset: str) -> None:
-    """Raise ApqError when predictors of other data would be replaced, before time is spent."""
+def _check_free(paths: Sequence[Path], dataset: str, overwrite: bool) -> None:
+    """Raise ApqError, before time is spent, when a predictor could not be written.
+
+    Nor may it replace one of other data, unless told to.
+    """
     for path in paths:
+        files.check_writable(path)
+        if overwrite:
+            continue
         known = read_card(path).get("dataset", "unknown")
         if path.exists() and known != dataset:
             raise ApqError(

@@ -53,11 +53,17 @@ def run(args: argparse.Namespace) -> int:
         accuracy=accuracy,
         costs=costs,
     )
-    stopped = searching.stopped_of(job)
-    searching.check_free(job, stopped, args.overwrite)
-    found = searching.find(job, stopped=stopped)
-    print(format_found(found, job))  # first: a full disk must not lose it
-    experiment = searching.save(job, found, stopped, args.overwrite)
+    with Experiment.claim(args.exp_name):
+        stopped = searching.stopped_of(job)
+        searching.check_free(job, stopped, args.overwrite)
+        found = searching.find(job, stopped=stopped)
+        text = format_found(found, job)
+        try:
+            experiment = searching.save(job, found, stopped, args.overwrite)
+        except (ApqError, KeyboardInterrupt):
+            print(text)  # a full disk must not lose it
+            raise
+    print(text)
     if not can_plot():
         cli.warn(NO_PLOT)
     name = experiment.dir.name

@@ -15,6 +15,7 @@ from apq.experiment import Experiment
 from apq.paths import find_in, find_model
 from apq.provenance import read_card
 from apq.space import PAPER_SPACE
+from lut.layers import IMAGENET_CLASSES
 from methods.evolution import EvolutionSettings
 from methods.guided import GuidedSettings
 from methods.modes import DEFAULT_MODE, MODES
@@ -92,7 +93,7 @@ def _add_cost(parser: cli.Parser) -> None:
     group.add_argument(
         "--n_classes",
         type=cli.whole_number(2, MAX_CLASSES),
-        default=1000,
+        default=IMAGENET_CLASSES,
         metavar="N",
         help="outputs of the classifier, where it counts; default %(default)s",
     )

@@ -15,7 +15,7 @@ from apq.cli import parser as cli
 from apq.cli.found_text import budget
 from apq.errors import ApqError
 from apq.experiment import STOPPED, Experiment
-from apq.progress import Counter
+from apq.progress import Counter, deferred_interrupt
 from apq.provenance import provenance
 from apq.subnet import Subnet
 from methods import diagnostics, plots
@@ -135,21 +135,27 @@ def find(job: Job, start: np.ndarray | None = None, stopped: Experiment | None =
 
 
 def save(job: Job, found: Found, stopped: Experiment | None, overwrite: bool) -> Experiment:
-    """Write the experiment; half a search replaces nothing but its own first half."""
+    """Write the experiment; half a search replaces nothing but its own first half.
+
+    Ctrl-C waits until it is written, and then stops what is not stopped yet.
+    """
     is_own = stopped is not None and stopped.dir.name == job.name
     name = job.name
     if found.result.interrupted and Experiment.path_for(name).exists() and not is_own:
         name = _stopped_name(name)
-    experiment = Experiment.create(
-        name,
-        found.subnet,
-        found.costs[0],
-        _report(job, found),
-        overwrite=overwrite or is_own,
-        others=_others(job, found),
-    )
-    if stopped and stopped.dir != experiment.dir:
-        shutil.rmtree(stopped.dir, ignore_errors=True)
+    with deferred_interrupt() as interrupted:
+        experiment = Experiment.create(
+            name,
+            found.subnet,
+            found.costs[0],
+            _report(job, found),
+            overwrite=overwrite or is_own,
+            others=_others(job, found),
+        )
+        if stopped and stopped.dir != experiment.dir:
+            shutil.rmtree(stopped.dir, ignore_errors=True)
+    if interrupted and not found.result.interrupted:
+        raise KeyboardInterrupt
     return experiment
 
 
@@ -167,9 +173,11 @@ def _read_stopped(experiment: Experiment, problem: SearchProblem) -> Stopped:
     rows = files.read_json(path)
     with files.naming(path):
         try:
-            archs = [row["arch"] for row in rows]
+            archs = [row["arch"] for row in rows] if isinstance(rows, list) else []
         except (TypeError, KeyError):
-            raise ApqError("it must hold a list of candidates, each with an 'arch'") from None
+            archs = []
+        if not archs:
+            raise ApqError("it must hold a list of candidates, each with an 'arch'")
         subnets = [Subnet.from_paper(arch, problem.space) for arch in archs]
     genes = problem.space.encode(subnets)
     return Stopped(genes=genes, history=read_history(experiment, problem))

@@ -15,14 +15,13 @@ from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.subnet import Subnet
+from lut.layers import IMAGENET_CLASSES
 
 if TYPE_CHECKING:
     import torch
 
     from imagenet_codebase.run_manager.finetune import TrainedSubnet
     from lut.table import Table
-
-IMAGENET_CLASSES = 1000
 
 
 def make_parser(prog: str) -> cli.Parser:

@@ -139,8 +139,7 @@ def finetune(
         initial_top1 = validate()["val_top1"]
         print(f"before finetuning: val_top1 {initial_top1:.2%}", flush=True)
     finished = trainer.run()
-    best = max((row["val_top1"] for row in trainer.history), default=None)
-    return FinetuneResult(finished, initial_top1, best, trainer.history)
+    return FinetuneResult(finished, initial_top1, trainer.best_figure, trainer.history)
 
 
 class FinetuneStep:
@@ -207,6 +206,6 @@ def _compact_network(
     try:
         net.load_state_dict(state_dict)
     except RuntimeError as error:
-        first = str(error).split("\n\t")[1] if "\n\t" in str(error) else str(error)
+        first = str(error).partition("\n\t")[2].partition(",")[0] or str(error)
         raise ApqError(f"the weights are not of this experiment's subnet: {first}") from None
     return net

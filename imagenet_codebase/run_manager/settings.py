@@ -12,6 +12,7 @@ FREE_SETTINGS = ("n_workers", "save_every_s", "save_every", "compile")
 """What may differ between a run and its resumption: it changes no weight, or by rounding only."""
 
 
+MAX_LR = 1e6  # far beyond sense, and far within what float32 holds
 OPTIMIZERS = ("sgd", "adamw")
 
 
@@ -57,6 +58,7 @@ class TrainingSettings:
         check_whole(self, "n_epochs", "batch_size", least=1)
         check_whole(self, "seed", "n_workers", "epoch_images", "save_every", least=0)
         check_positive(self, "lr", "save_every_s")
+        check_within(self, "lr", high=MAX_LR)
         check_within(self, "warmup_epochs", "weight_decay", "grad_clip")
         check_within(self, "label_smoothing", high=1)
         check_decay(self, "momentum")

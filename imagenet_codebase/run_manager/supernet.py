@@ -123,7 +123,7 @@ def train_supernet(
                 "teacher": teacher_facts,
                 **data.facts(),
             },
-            keep_best=False,
+            best_by="",
         )
         if trainer.resume():
             print(f"{name}: going on after epoch {trainer.epoch} of {recipe.n_epochs}", flush=True)

@@ -16,6 +16,7 @@ from torch import nn
 from apq.errors import ApqError
 from apq.experiment import BEST_NAME
 from apq.progress import deferred_interrupt, track
+from apq.provenance import figure_of
 from imagenet_codebase.data_providers import DataProvider, Loader
 from imagenet_codebase.run_manager import distributed, health
 from imagenet_codebase.run_manager.averaging import RunningAverage
@@ -57,18 +58,20 @@ class Trainer:
         validate: Callable[[], dict[str, float]],
         folder: Path,
         facts: dict[str, Any],
-        keep_best: bool = True,
+        best_by: str = "val_top1",
         average: RunningAverage | None = None,
     ) -> None:
         """Prepare a run.
 
-        `validate` returns figures of which the first decides what is best; `facts` are plain
-        values stored beside the weights. An `average` of the network follows it step by step,
-        and is what is kept as the best.
+        `validate` returns figures, of which `best_by` names the one that decides what is kept as
+        the best; without a name nothing is. `facts` are plain values stored beside the weights. An
+        `average` of the network follows it step by step, and is then what is kept.
         """
         self.net, self.data, self.settings = net, data, settings
         self.step, self.validate, self.folder, self.facts = step, validate, folder, facts
-        self.keep_best, self.average = keep_best, average
+        self.best_by, self.average = best_by, average
+        self.best_figure: float | None = None
+        """That of the epoch whose weights are kept; None before there is one."""
         self.device = next(net.parameters()).device
         if settings.sync_bn:
             synchronize(net)
@@ -153,7 +156,22 @@ class Trainer:
             self.restore(state)
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError):
             raise self._foreign() from None
+        if self.best_by and self.history:
+            self.best_figure = distributed.from_first(self._kept_figure)
         return True
+
+    def _kept_figure(self) -> float | None:
+        """Return what `best_figure` is by the file of the best; None where that is lost.
+
+        Raises ApqError when no epoch is left to make another one.
+        """
+        try:
+            return figure_of(checkpoint.load(self.best_path), self.best_by)
+        except ApqError as error:
+            if self.done:
+                raise ApqError(f"{error}; the run has ended: begin anew with --restart") from None
+            print(f"note: {error}; what is kept is the best epoch from here on", flush=True)
+            return None
 
     def _foreign(self) -> ApqError:
         return ApqError(f"{self.last_path} is no state of this run: begin anew with --restart")
@@ -332,17 +350,24 @@ class Trainer:
         self._seconds_before, self._epoch_started = 0.0, time.perf_counter()
         self.sums.zero_()
         self._looked_at = (0.0, 0.0)
+        is_best = self._is_best(figures)
         if distributed.is_first():
             self.reports.end_epoch(self.history, self.result)
-            self._keep_best(figures)
+            if is_best:
+                self._keep(figures)
         self.save()
         print(f"epoch {self.epoch:3d}/{self.settings.n_epochs}  {format_row(row)}", flush=True)
 
-    def _keep_best(self, figures: dict[str, float]) -> None:
-        key = next(iter(figures))
-        if self.keep_best and figures[key] >= max(row[key] for row in self.history):
-            content = {"state_dict": self.result.state_dict(), "epoch": self.epoch}
-            checkpoint.save(self.best_path, {**content, **figures, **self.facts})
+    def _is_best(self, figures: dict[str, float]) -> bool:
+        """Take the epoch's figure as the best one where it is; return whether it is."""
+        if not self.best_by or figures[self.best_by] < (self.best_figure or 0.0):
+            return False
+        self.best_figure = figures[self.best_by]
+        return True
+
+    def _keep(self, figures: dict[str, float]) -> None:
+        content = {"state_dict": self.result.state_dict(), "epoch": self.epoch}
+        checkpoint.save(self.best_path, {**content, **figures, **self.facts})
 
     # ---- health ----
 

@@ -14,7 +14,7 @@ import numpy as np
 from apq import files
 from apq.errors import ApqError
 from apq.lock import Lock
-from apq.provenance import read_card, write_card
+from apq.provenance import figure_of, read_card, write_card
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
 
@@ -147,7 +147,7 @@ class PairLog:
 
         `minutes` of this sitting are added to those of the earlier ones.
         """
-        minutes += read_card(self.path).get("minutes", 0) if self.path.exists() else 0
+        minutes += figure_of(read_card(self.path), "minutes") or 0
         write_pairs(self.path, self.pairs)
         full, quantized = split_pairs(self.pairs)
         counts = {"n_full": len(full), "n_quantized": len(quantized)}

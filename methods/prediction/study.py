@@ -18,6 +18,7 @@ from utils.plots import COLOURS, NO_PLOT, can_plot, new_row, to_png
 
 SIZES = (100, 200, 500, 1000, 2000)
 SEEDS = 5
+TABLE_NAME, FIGURE_NAME = "predictor-transfer.csv", "predictor-transfer.png"
 FIGURES = {"rmse": "RMSE (points)", "kendall_tau": "Kendall tau", "band_tau": "tau at equal cost"}
 SCRATCH, TRANSFER = "from scratch", "by transfer"
 
@@ -76,7 +77,7 @@ def summarize(rows: Sequence[StudyRow]) -> list[tuple[str, ...]]:
 
 def write_study(rows: Sequence[StudyRow], folder: Path) -> list[Path]:
     """Write the rows as CSV and, where matplotlib is installed, draw them; returns the paths."""
-    table = folder / "predictor-transfer.csv"
+    table = folder / TABLE_NAME
     lines = [",".join(asdict(rows[0]))]
     for row in rows:
         cells = (f"{v:.6g}" if isinstance(v, float) else str(v) for v in asdict(row).values())
@@ -85,7 +86,7 @@ def write_study(rows: Sequence[StudyRow], folder: Path) -> list[Path]:
     if not can_plot():
         print(NO_PLOT)
         return [table]
-    picture = folder / "predictor-transfer.png"
+    picture = folder / FIGURE_NAME
     files.write_bytes(picture, _png(rows))
     return [table, picture]
 

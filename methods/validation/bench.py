@@ -97,7 +97,11 @@ class Bench(ABC):
                 return None
             content = files.read_json(path)
             figures = {field.name for field in fields(Outcome)}
-            if not isinstance(content, dict) or content.keys() != figures | {"arch"}:
+            if (
+                not isinstance(content, dict)
+                or content.keys() != figures | {"arch"}
+                or not all(map(_is_share_or_none, map(content.get, figures)))
+            ):
                 raise ApqError(f"{path} is damaged: remove it, to measure that subnet again")
             if content.pop("arch") != arch:
                 raise ApqError(f"{path} is of another subnet: remove {self.folder} to begin anew")
@@ -130,6 +134,10 @@ class Bench(ABC):
 
     def _top1(self, net: nn.Module, split: str) -> float:
         return evaluate_split(net, self.data, split, BATCH_SIZE, self.n_workers).top1
+
+
+def _is_share_or_none(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and 0 <= value <= 1)
 
 
 class DirectBench(Bench):

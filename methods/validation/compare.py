@@ -11,6 +11,7 @@ from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.space import SearchSpace
 from apq.subnet import Subnet
+from lut.layers import IMAGENET_CLASSES
 from methods.validation.bench import Bench, Outcome
 from utils.latency_predictor import LatencyPredictor
 
@@ -37,7 +38,9 @@ class Contest:
     def rivals(self) -> str:
         """What the names of its random subnets' results begin with: equal limits share them."""
         cost = self.cost
-        return f"random-{cost.type}-{self.maximum:g}-{cost.image_size}px-{cost.accounting}"
+        name = f"random-{cost.type}-{self.maximum:g}-{cost.image_size}px-{cost.accounting}"
+        # The classifier is the one layer that depends on the classes.
+        return name if cost.n_classes == IMAGENET_CLASSES else f"{name}-{cost.n_classes}classes"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -321,6 +321,8 @@ def test_a_config_file_holds_flags_and_the_command_line_wins(home, call):
         ("seed: 2026-13-45", "run.yaml: --seed: '2026-13-45' is not a whole number"),
         ("seed: 18446744073709551616", "is too large; at most"),
         ("exp_name:", "'exp_name' is ''; it must be a number or a word"),
+        ("seed: 1\nseed: 2", "run.yaml, line 2: not valid YAML: 'seed' is there twice"),
+        ("seed: " + "[" * 3000, "run.yaml is no file of settings: it is nested too deeply"),
     ],
 )
 def test_a_broken_config_file_is_told(home, call, text, message):
@@ -330,6 +332,12 @@ def test_a_broken_config_file_is_told(home, call, text, message):
     assert message in err
     assert err.count("\n") == 1
     assert not (home / "evil").exists()
+
+
+def test_a_config_without_a_name_is_told(home, call):
+    status, _, err = call("search", *search_flags(), "--config=")
+    assert status == 2
+    assert "--config names no file" in err
 
 
 @pytest.mark.parametrize(
@@ -409,6 +417,7 @@ def test_lut_builds_shows_and_compares(home, call, monkeypatch):
     assert "(96, 384, 4, 1, 1, 0, 1)-W4A4" in out
     assert "dram" in out
     assert "and 7 more" in out
+    assert call("lut", "show", "--limit=2", "--filter", "(96, 384, 4, 1", "own.json")[1] == out
     table = json.loads(Path("own.json").read_text())
     table["layers"]["tail"]["latency"] *= 1.01
     Path("other.json").write_text(json.dumps(table))
@@ -482,7 +491,13 @@ def test_a_damaged_report_is_told(home, call):
     assert call("search", *search_flags())[0] == 0
     path = home / "exps" / "found" / "search.json"
     whole = json.loads(path.read_text())
-    for change in ({"constraint": "x"}, {"use_of_limits": [{"type": "latency"}]}, {"type": None}):
+    for change in (
+        {"constraint": "x"},
+        {"constraint": 10**400},
+        {"use_of_limits": [{"type": "latency"}]},
+        {"use_of_limits": []},
+        {"type": None},
+    ):
         path.write_text(json.dumps({**whole, **change}))
         status, _, err = call("test", "--exp_dir=exps/found")
         assert status == 2

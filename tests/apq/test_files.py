@@ -10,7 +10,7 @@ import pytest
 
 from apq import ApqError, Experiment, files
 from apq.experiment import STOPPED
-from apq.provenance import card_path, read_card, write_card
+from apq.provenance import card_path, figure_of, read_card, write_card
 from apq.subnet import smallest
 
 
@@ -146,6 +146,27 @@ def test_what_cannot_be_written_is_known_before_the_work(tmp_path):
         Experiment.check_free("x" * 101, tmp_path)
     Experiment.check_free("x" * 100, tmp_path)
     Experiment.check_free("x" * 100 + STOPPED, tmp_path)
+
+
+def test_what_cannot_be_a_file_is_known_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    for path, reason in (
+        (tmp_path, "it is a folder"),
+        (tmp_path / "file" / "x" / "y", "Not a dir"),
+    ):
+        with pytest.raises(ApqError, match=f"cannot write {path}: {reason}"):
+            files.check_writable(path)
+    files.check_writable(tmp_path / "file")
+    files.check_writable(tmp_path / "new" / "folder" / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "value", [pytest.param(10**400, id="too large"), "1", None, True, float("nan")]
+)
+def test_a_figure_that_is_no_number_is_none(value):
+    assert figure_of({"a": {"b": value, "c": 2}}, "a", "b") is None
+    assert figure_of({"a": {"b": value, "c": 2}}, "a", "c") == 2
 
 
 def test_a_card_speaks_of_its_own_file_alone(tmp_path):

@@ -107,6 +107,15 @@ def test_a_predictor_learns_from_searched_pairs_too_and_says_how_right_it_is(pai
     assert "expect about 2.2 points less: the last searched subnets measured that much below" in out
 
 
+def test_what_cannot_be_written_is_told_before_training(pairs, call, monkeypatch):
+    monkeypatch.setattr("methods.prediction.kinds.fit_all", None)
+    (pairs.parent / "file").write_text("")
+    for flag in ("--out_dir=file", "--study=file"):
+        status, _, err = call("predictor", flag)
+        assert status == 2
+        assert "cannot write file/" in err
+
+
 def test_without_searched_pairs_nothing_is_said_of_them(pairs, call):
     (pairs / "pairs-searched.json").unlink()
     status, out, err = call("predictor", "--n_epochs=2")

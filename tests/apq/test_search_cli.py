@@ -1,7 +1,9 @@
 """`apq search` beyond the paper's flags: several limits, less to choose from, what it leaves."""
 
 import csv
+import io
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 
 import methods.run
-from apq import Experiment
+from apq import ApqError, Experiment, cli
+from apq.cli import searching
 from apq.provenance import write_card
 from apq.space import BIT_FIELDS, PAPER_SPACE
 from apq.subnet import Subnet
@@ -241,6 +244,62 @@ def test_guided_search_takes_its_own_flags(home, call):
     assert "--evaluations has no effect on --mode=evolution; guided takes it" in err
 
 
+# ---- nothing that was found is lost ----
+
+
+def test_what_was_found_outlives_a_reader_that_has_gone(home, monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # it is closed, too
+    assert cli.run("search", ["--exp_name=found", "--constraint=9", QUICK], "search.py") == 0
+    assert found().report()["cost"] <= 9
+
+
+def test_a_full_disk_leaves_what_was_found_on_the_screen(home, call, monkeypatch):
+    def full(*args, **kwargs):
+        raise ApqError("cannot write exps/found: No space left on device")
+
+    monkeypatch.setattr(Experiment, "create", full)
+    status, out, err = call("search", "--exp_name=found", "--constraint=9", QUICK)
+    assert status == 2
+    assert "No space left" in err
+    assert "latency" in out
+    assert [path.name for path in Path("exps").iterdir()] == []
+
+
+def test_ctrl_c_waits_until_the_experiment_is_written(home, call, monkeypatch):
+    def plot(*args):
+        signal.raise_signal(signal.SIGINT)
+        return b"png"
+
+    monkeypatch.setattr(searching.plots, "progress_png", plot)
+    status, out, _ = call("search", "--exp_name=found", "--constraint=9", QUICK)
+    assert status == 130
+    assert "latency" in out
+    assert (found().dir / "search.png").read_bytes() == b"png"
+    assert not found().report()["interrupted"]
+
+
+@pytest.mark.parametrize("command", ["search", "pareto"])
+def test_one_search_at_a_time_works_on_a_name(home, call, monkeypatch, command):
+    monkeypatch.setattr("apq.lock.PATIENCE_S", 0.1)
+    flags = (command, "--exp_name=found", QUICK)
+    flags += ("--constraint=9",) if command == "search" else ("--budgets=9",)
+    with Experiment.claim("found"):
+        status, _, err = call(*flags)
+        assert status == 2
+        assert "another process searches for an experiment of this name" in err
+        assert [path.name for path in Path("exps").iterdir()] == [".found.search"]
+    assert call(*flags)[0] == 0
+    assert not list(Path("exps").glob(".*"))
+
+
 # ---- several predictors ----
 
 
@@ -331,6 +390,16 @@ def test_a_stopped_guided_search_goes_on_too(home, call, stopped_call):
     assert not report["interrupted"]
     assert report["n_evaluated"] >= 4000 > stopped["n_evaluated"]
     assert report["predicted_accuracy"] >= stopped["predicted_accuracy"] - 1e-6
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "[1]", "3"])
+def test_a_stopped_search_without_its_candidates_is_told(home, call, stopped_call, content):
+    flags = ("search", "--exp_name=found", "--constraint=9", QUICK)
+    stopped_call(2, *flags)
+    (found().dir / "candidates.json").write_text(content)
+    status, _, err = call(*flags)
+    assert status == 2
+    assert "candidates.json: it must hold a list of candidates, each with an 'arch'" in err
 
 
 def test_only_the_same_request_goes_on(home, call, stopped_call):

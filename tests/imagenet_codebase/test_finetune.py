@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -386,6 +387,46 @@ def test_a_checkpoint_of_another_subnet_is_refused(experiment):
         with pytest.raises(ApqError, match=f"model_best.pth.tar: .*{message}") as error:
             load_trained(experiment)
         assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda p: p.write_bytes(b"PK")])
+def test_lost_weights_of_a_run_that_has_ended_are_told(experiment, supernet_file, toy_data, damage):
+    finetune(experiment, supernet_file, toy_data, SETTINGS, CPU)
+    damage(experiment.best_checkpoint)
+    with pytest.raises(ApqError, match=r"model_best.*the run has ended: begin anew with --restart"):
+        finetune(experiment, supernet_file, toy_data, SETTINGS, CPU)
+
+
+def test_lost_weights_are_replaced_by_the_best_of_the_epochs_left(
+    experiment, supernet_file, toy_data, monkeypatch, capsys
+):
+    figures = iter([0.5, 0.9, 0.3, 0.7, 0.6])  # the first is from before the first step
+    accuracy = SimpleNamespace(loss=1.0)
+
+    def evaluate(*args, **options):
+        accuracy.top1 = next(figures)
+        return accuracy
+
+    monkeypatch.setattr(module, "evaluate_split", evaluate)
+    run_epoch = Trainer._run_epoch
+
+    def stop_in_third(trainer, interrupted):
+        interrupted.requested = trainer.epoch == 2
+        return run_epoch(trainer, interrupted)
+
+    settings = replace(SETTINGS, n_epochs=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_run_epoch", stop_in_third)
+        result = finetune(experiment, supernet_file, toy_data, settings, CPU)
+    assert (result.finished, result.best_top1) == (False, 0.9)
+    experiment.best_checkpoint.unlink()
+    result = finetune(experiment, supernet_file, toy_data, settings, CPU)
+    assert "what is kept is the best epoch from here on" in capsys.readouterr().out
+    assert (result.finished, result.best_top1) == (True, 0.7)
+    assert checkpoint.load(experiment.best_checkpoint)["epoch"] == 3
+    # Later calls tell of the weights that are there.
+    assert finetune(experiment, supernet_file, toy_data, settings, CPU).best_top1 == 0.7
 
 
 def test_measuring_leaves_the_supernet_alone_and_repeats(tiny_space, toy_data):

@@ -60,6 +60,7 @@ def test_history_is_read_as_it_was_written(problem):
         (lambda text: text.replace("energy_mj", "bitops"), "no history"),
         (lambda text: text.replace("100,", "many,"), "damaged"),
         (lambda text: text + "7,8\n", "damaged"),
+        (lambda text: text.replace("\n1,", "\n-1,"), "damaged: it counts below 0"),
     ],
 )
 def test_a_damaged_history_is_refused(problem, change, message):

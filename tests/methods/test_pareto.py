@@ -40,6 +40,11 @@ def test_budgets_must_rise():
         pareto.even_budgets(9, 5, 3)
 
 
+def test_what_costs_nothing_cannot_be_swept():
+    with pytest.raises(ApqError, match="some subnets cost nothing by this table"):
+        pareto.even_budgets(0.0, 0.0, 3)
+
+
 def test_no_combination_comes_before_a_tighter_one():
     budgets = {"latency": (7, 5, 9, 5), "energy": (10, 8)}
     grid = pareto.grid(budgets)

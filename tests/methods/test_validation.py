@@ -102,7 +102,9 @@ def test_results_of_other_recipes_data_or_subnets_are_never_mixed(bench, toy_dat
     bench().measure("a", smallest(PAPER_SPACE).with_bits(8))
     with pytest.raises(ApqError, match=r"a.json is of another subnet"):
         bench().measure("a", largest(PAPER_SPACE).with_bits(8))
-    for damaged in ("{}", "[]", '{"arch": {}, "val_top1": 0.5}'):
+    whole = json.loads((bench().folder / "a.json").read_text())
+    text, beyond = (json.dumps({**whole, "test_top1": value}) for value in ("high", 87.5))
+    for damaged in ("{}", "[]", '{"arch": {}, "val_top1": 0.5}', text, beyond):
         (bench().folder / "b.json").write_text(damaged)
         with pytest.raises(ApqError, match=r"b.json is damaged: remove it, to measure"):
             bench().measure("b", smallest(PAPER_SPACE).with_bits(8))
