@@ -2,45 +2,47 @@
 
 python -m benchmarks.predictor_fit [--pairs models/pairs.json] [--seeds 3]
 
-Each recipe trains on random pairs alone, and is judged on those held out and on all the pairs from
-searches, which lie where a search goes. A linear model of the same features (ridge regression)
-stands beside them. The figures are means over the seeds, each of which holds other pairs out.
+Each recipe learns from random pairs alone, and is judged on those held out and on all the pairs
+from searches, where there are any, which lie where a search goes. Beside the recipes stand the
+additive model that predictors follow, the same without a prior that knows which choices are
+neighbours (an ordinary ridge regression), and the predictor's network trained on the pairs
+themselves. The figures are means over the seeds, each of which holds other pairs out.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 from apq.cli.tables import format_table
 from apq.provenance import figure_of, read_card
 from apq.space import PAPER_SPACE, as_genes
 from apq.subnet import Subnet
+from methods.prediction.additive import PENALTIES, fit_additive
 from methods.prediction.collect import NOISE
 from methods.prediction.fit import Quality, fit, quality
 from methods.prediction.pairs import as_arrays, hold_out, read_pairs, searched_path, split_pairs
 from methods.prediction.searched import SearchedQuality, searched_quality
 from methods.prediction.settings import FitSettings
+from utils.accuracy_predictor import AccuracyPredictor
 from utils.converter import Converter
 from utils.latency_predictor import LatencyPredictor
 
 Pairs = Mapping[Subnet, float]
-RECIPES = (
-    FitSettings(),
-    FitSettings(dropout=0.0),
-    FitSettings(dropout=0.0, n_epochs=20),
-    FitSettings(dropout=0.0, n_epochs=80),
-    FitSettings(dropout=0.0, weight_decay=10.0),
-    FitSettings(n_epochs=80),
-    FitSettings(dropout=0.4),
-    FitSettings(weight_decay=0.1),
-)
-PENALTIES = (30.0, 100.0)
+PredictFn = Callable[[np.ndarray | Sequence[Subnet]], np.ndarray]
+NONE = SearchedQuality(rmse=math.nan, bias=math.nan)
+RECIPES = (FitSettings(), FitSettings(n_steps=1500), FitSettings(n_steps=4500))
+NETWORK_EPOCHS, NETWORK_BATCH, NETWORK_DROPOUT, NETWORK_DECAY = 40, 128, 0.2, 1.0
+"""What errs least of the networks trained on the pairs themselves (2026-11-26)."""
 HEADERS = ("recipe", "RMSE", "tau", "tau at equal cost", "searched: RMSE", "too hopeful by")
 
 
@@ -64,7 +66,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     full, quantized = split_pairs(read_pairs(args.pairs))
-    searched = read_pairs(searched_path(args.pairs))
+    beside = searched_path(args.pairs)
+    searched = read_pairs(beside) if beside.exists() else {}
     card = read_card(args.pairs)
     cost = LatencyPredictor("latency", card.get("image_size", 224)).predict
     print(f"{len(full)} + {len(quantized)} random pairs, {len(searched)} from searches")
@@ -89,48 +92,75 @@ def recipes(
             seeded = replace(settings, seed=seed)
             start = fit(full, False, seeded, cost).predictor
             fitted = fit(quantized, True, seeded, cost, start)
-            return Row(fitted.quality, searched_quality(fitted.predictor, searched))
+            about = searched_quality(fitted.predictor, searched) if searched else NONE
+            return Row(fitted.quality, about)
+
+        return judge
+
+    def alone(learn: Callable[[Pairs, int], PredictFn]) -> Callable[[int], Row]:
+        def judge(seed: int) -> Row:
+            train, held_out = hold_out(quantized, FitSettings().held_out, seed)
+            predictor = SimpleNamespace(space=PAPER_SPACE, predict=learn(train, seed))
+            genes, accuracy = as_arrays(held_out, PAPER_SPACE)
+            figures = quality(predictor.predict(genes), accuracy, cost(genes), len(train))
+            return Row(figures, searched_quality(predictor, searched) if searched else NONE)
 
         return judge
 
     for settings in RECIPES:
         yield _name(settings), transfer(settings)
-    for penalty in PENALTIES:
-        name = f"linear, penalty {penalty:g}"
-        yield name, lambda seed, p=penalty: _linear(p, seed, quantized, searched, cost)
+    yield "additive model", alone(_additive)
+    yield "ridge regression", alone(_ridge)
+    yield "network on the pairs", alone(_network)
 
 
 def _name(settings: FitSettings) -> str:
-    changed = [
-        f"{name} {getattr(settings, name):g}"
-        for name in ("n_epochs", "weight_decay", "dropout")
-        if getattr(settings, name) != getattr(FitSettings(), name)
-    ]
-    return ", ".join(changed) or "default"
+    return "default" if settings == FitSettings() else f"n_steps {settings.n_steps}"
 
 
-def _linear(
-    penalty: float,
-    seed: int,
-    quantized: Pairs,
-    searched: Pairs,
-    cost: Callable[[np.ndarray], np.ndarray],
-) -> Row:
-    """Fit a ridge regression to quantized pairs, without any in full precision."""
-    from sklearn.linear_model import Ridge
+def _additive(train: Pairs, seed: int) -> PredictFn:
+    converter = Converter(PAPER_SPACE)
+    genes, accuracy = as_arrays(train, PAPER_SPACE)
+    model = fit_additive(converter.features(genes), accuracy, converter)
+    return lambda subnets: model.predict(converter.features(as_genes(PAPER_SPACE, subnets)))
+
+
+def _ridge(train: Pairs, seed: int) -> PredictFn:
+    from sklearn.linear_model import RidgeCV
 
     converter = Converter(PAPER_SPACE)
-    train, held_out = hold_out(quantized, FitSettings().held_out, seed)
     genes, accuracy = as_arrays(train, PAPER_SPACE)
-    model = Ridge(alpha=penalty).fit(converter.features(genes), accuracy)
+    model = RidgeCV(PENALTIES).fit(converter.features(genes).astype(float), accuracy)
+    return lambda subnets: model.predict(converter.features(as_genes(PAPER_SPACE, subnets)))
 
-    def predict(subnets: np.ndarray | Sequence[Subnet]) -> np.ndarray:
-        return model.predict(converter.features(as_genes(PAPER_SPACE, subnets)))
 
-    genes, accuracy = as_arrays(held_out, PAPER_SPACE)
-    figures = quality(predict(genes), accuracy, cost(genes), len(train))
-    predictor = SimpleNamespace(space=PAPER_SPACE, predict=predict)
-    return Row(figures, searched_quality(predictor, searched))
+def _network(train: Pairs, seed: int) -> PredictFn:
+    torch.manual_seed(seed)
+    genes, accuracy = as_arrays(train, PAPER_SPACE)
+    predictor = AccuracyPredictor()
+    layers = [layer for layer in predictor.modules() if isinstance(layer, nn.ReLU)]
+    for layer in layers[1:]:  # the bits join behind the first one
+        layer.register_forward_hook(
+            lambda _, __, out: F.dropout(out, NETWORK_DROPOUT, predictor.training)
+        )
+    nn.init.constant_(predictor.regressor.bias, float(accuracy.mean()))
+    features = torch.from_numpy(predictor.converter.features(genes))
+    targets = torch.from_numpy((accuracy - accuracy.mean()) / accuracy.std()).float()
+    filters = [p for p in predictor.parameters() if p.dim() > 1]
+    biases = [p for p in predictor.parameters() if p.dim() == 1]
+    groups = [{"params": filters, "weight_decay": NETWORK_DECAY}, {"params": biases}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.0)
+    n_steps = NETWORK_EPOCHS * -(-len(targets) // NETWORK_BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+    predictor.train()
+    for _ in range(NETWORK_EPOCHS):
+        for batch in torch.randperm(len(targets)).split(NETWORK_BATCH):
+            predicted = (predictor(features[batch]) - accuracy.mean()) / accuracy.std()
+            optimizer.zero_grad()
+            F.mse_loss(predicted, targets[batch]).backward()
+            optimizer.step()
+            schedule.step()
+    return predictor.eval().predict
 
 
 if __name__ == "__main__":

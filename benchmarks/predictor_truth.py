@@ -41,7 +41,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     precise, pairs = read_pairs(args.precise), read_pairs(args.pairs)
-    searched = read_pairs(searched_path(args.pairs))
+    beside = searched_path(args.pairs)
+    searched = read_pairs(beside) if beside.exists() else {}
     card = read_card(args.precise)
     cost = LatencyPredictor("latency", card.get("image_size", 224)).predict
     judged = dict(zip(KINDS, split_pairs(precise), strict=True))

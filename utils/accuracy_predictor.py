@@ -40,8 +40,6 @@ class AccuracyPredictor(nn.Module):
         super().__init__()
         self.space = space
         self.quantized = quantized
-        self.dropout = 0.0
-        """Share of the hidden units that training leaves out of each step."""
         self.card: dict[str, Any] = {}
         self.sha256 = ""
         self._kept_columns: tuple[list, tuple[Tensor, Tensor | None]] | None = None
@@ -64,7 +62,7 @@ class AccuracyPredictor(nn.Module):
 
     def _head(self, x: Tensor) -> Tensor:
         for layer in self.layers[1:]:
-            x = F.dropout(layer(x), self.dropout, self.training)
+            x = layer(x)
         return self.regressor(x).squeeze(-1)
 
     def _forward_positions(self, arch: Tensor, bits: Tensor) -> Tensor:

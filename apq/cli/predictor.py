@@ -63,11 +63,8 @@ def make_parser(prog: str) -> cli.Parser:
         "beside --pairs, where there are any",
     )
     parser.add_argument("--out_dir", type=Path, default=Path("models"))
-    parser.add_argument("--n_epochs", type=cli.whole_number(1), default=FitSettings.n_epochs)
+    parser.add_argument("--n_steps", type=cli.whole_number(1), default=FitSettings.n_steps)
     parser.add_argument("--lr", type=cli.positive_number, default=FitSettings.lr)
-    parser.add_argument("--weight_decay", type=float, default=FitSettings.weight_decay)
-    parser.add_argument("--dropout", type=float, default=FitSettings.dropout)
-    parser.add_argument("--transfer_lr", type=cli.positive_number, default=FitSettings.transfer_lr)
     parser.add_argument(
         "--held_out", type=float, default=FitSettings.held_out, help="share for the figures"
     )
@@ -157,11 +154,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace) -> FitSettings:
     return FitSettings(
-        n_epochs=args.n_epochs,
+        n_steps=args.n_steps,
         lr=args.lr,
-        transfer_lr=args.transfer_lr,
-        weight_decay=args.weight_decay,
-        dropout=args.dropout,
         held_out=args.held_out,
         seed=args.seed,
     )

@@ -20,10 +20,10 @@ from apq.subnet import Subnet
 from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
+from methods.prediction.draws import draw_subnets
 from methods.prediction.images import OwnImages
 from methods.prediction.pairs import PairLog, split_pairs
 
-DRAW_AT_ONCE = 64
 NOISE = "noise_points"
 """Where a card of pairs holds the noise of each kind."""
 KINDS = {"full": "in full precision", "quantized": "quantized"}
@@ -63,22 +63,6 @@ def random_quotas(space: SearchSpace, n_full: int, n_quantized: int, seed: int) 
         quota("full-precision pairs", n_full, False),
         quota("quantized pairs", n_quantized, True),
     ]
-
-
-def draw_subnets(space: SearchSpace, seed: int, quantized: bool) -> Iterator[Subnet]:
-    """Yield distinct subnets without end: half uniform, half spread along the budget axis."""
-    rng = np.random.default_rng([seed, quantized])
-    seen: set[bytes] = set()
-    while True:
-        uniform = space.sample(rng, DRAW_AT_ONCE)
-        spread = space.sample_spread(rng, DRAW_AT_ONCE)
-        genes = np.stack([uniform, spread], axis=1).reshape(-1, space.n_genes)
-        if not quantized:
-            genes[:, space.columns["pw_w_bits"].start :] = len(space.bits) - 1
-        for row, subnet in zip(space.canonical(genes), space.decode(genes), strict=True):
-            if row.tobytes() not in seen:
-                seen.add(row.tobytes())
-                yield subnet if quantized else subnet.full_precision()
 
 
 def collect(

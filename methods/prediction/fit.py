@@ -13,6 +13,8 @@ import torch
 from apq.errors import ApqError
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
+from methods.prediction.additive import fit_additive
+from methods.prediction.draws import sample_both
 from methods.prediction.pairs import as_arrays, hold_out
 from methods.prediction.settings import FitSettings
 from utils.accuracy_predictor import AccuracyPredictor
@@ -71,9 +73,11 @@ def fit(
 ) -> Fit:
     """Train a predictor on pairs of subnets and accuracies in %.
 
-    `cost_fn` gives the cost that the bands of `Quality` go by. With `start`, a full-precision
-    predictor lends its weights (the paper's transfer). `n_train` limits the pairs to train on;
-    those held out stay the same. It trains on those of `besides`, too, and holds none of them out.
+    What the pairs say of each choice (`fit_additive`) is what it learns, on as many random subnets
+    as it takes. With `start`, a full-precision predictor lends its weights (the paper's transfer),
+    and the pairs only have to tell what is different. `cost_fn` gives the cost that the bands of
+    `Quality` go by. `n_train` limits the pairs to learn from; those held out stay the same. Those
+    of `besides` are learned from, too, and none of them is held out.
     Raises ApqError when there are too few pairs to hold some out.
     """
     if len(pairs) < MIN_PAIRS:
@@ -87,13 +91,16 @@ def fit(
     genes, accuracy = as_arrays(train, space)
     torch.manual_seed(settings.seed)
     predictor = AccuracyPredictor(space, quantized=quantized)
+    known: GenesFn = lambda genes: np.zeros(len(genes))  # noqa: E731
     if start is not None:
         _transfer(start, predictor)
+        known = start.predict
     else:
         torch.nn.init.constant_(predictor.regressor.bias, float(accuracy.mean()))
     predictor.to(device)
-    lr = settings.lr if start is None else settings.transfer_lr
-    _train(predictor, genes, accuracy, settings, lr)
+    features = predictor.converter.features
+    rest = fit_additive(features(genes), accuracy - known(genes), predictor.converter)
+    _follow(predictor, lambda genes: known(genes) + rest.predict(features(genes)), settings)
     genes, accuracy = as_arrays(held_out, space)
     figures = quality(predictor.predict(genes), accuracy, cost_fn(genes), len(train))
     return Fit(predictor, figures)
@@ -107,36 +114,24 @@ def _transfer(source: AccuracyPredictor, target: AccuracyPredictor) -> None:
         torch.nn.init.zeros_(target.quantize_fc.bias)
 
 
-def _train(
-    predictor: AccuracyPredictor,
-    genes: np.ndarray,
-    accuracy: np.ndarray,
-    settings: FitSettings,
-    lr: float,
-) -> None:
+def _follow(predictor: AccuracyPredictor, accuracy_fn: GenesFn, settings: FitSettings) -> None:
+    """Train a predictor to tell the accuracies of random subnets, new ones in each step."""
     device = predictor.regressor.weight.device
-    features = torch.from_numpy(predictor.converter.features(genes)).to(device)
-    targets = torch.from_numpy(accuracy).float().to(device)
-    scale = max(float(targets.std()), 1e-6)  # makes the loss one number for every data set
-    parameters = list(predictor.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": settings.weight_decay},
-        # Decay of the last bias would pull every prediction from the mean towards zero.
-        {"params": [p for p in parameters if p.dim() == 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=lr)
-    n_steps = settings.n_epochs * -(-len(targets) // settings.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
-    shuffler = torch.Generator().manual_seed(settings.seed)
-    predictor.dropout = settings.dropout
+    rng = np.random.default_rng(settings.seed)
+    optimizer = torch.optim.Adam(predictor.parameters(), lr=settings.lr)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.n_steps)
+    scale = None  # makes the loss one number for every data set
     predictor.train()
-    for _ in range(settings.n_epochs):
-        for batch in torch.randperm(len(targets), generator=shuffler).split(settings.batch_size):
-            error = (predictor(features[batch]) - targets[batch]) / scale
-            optimizer.zero_grad()
-            error.square().mean().backward()
-            optimizer.step()
-            schedule.step()
+    for _ in range(settings.n_steps):
+        genes = sample_both(predictor.space, rng, settings.batch_size, predictor.quantized)
+        features = torch.from_numpy(predictor.converter.features(genes)).to(device)
+        targets = torch.from_numpy(accuracy_fn(genes)).float().to(device)
+        scale = scale or max(float(targets.std()), 1e-6)
+        error = (predictor(features) - targets) / scale
+        optimizer.zero_grad()
+        error.square().mean().backward()
+        optimizer.step()
+        schedule.step()
     predictor.eval()
 
 

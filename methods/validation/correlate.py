@@ -10,7 +10,7 @@ import numpy as np
 
 from apq.errors import ApqError
 from apq.space import SearchSpace
-from methods.prediction.collect import draw_subnets
+from methods.prediction.draws import draw_subnets
 from methods.prediction.fit import kendall_and_spearman
 from methods.validation.bench import FinetuningBench, Outcome
 

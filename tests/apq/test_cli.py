@@ -52,8 +52,8 @@ SURFACE = {
         --small_image_size --compile --randaugment --restart --overwrite --nproc {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_searched
         --acc_predictor_dir --n_bn_images --n_val_images --n_noise --nproc {DATA}""",
-    "predictor": """--pairs --searched --out_dir --n_epochs --lr --weight_decay --dropout
-        --transfer_lr --held_out --ensemble --study --overwrite""",
+    "predictor": """--pairs --searched --out_dir --n_steps --lr --held_out --ensemble
+        --study --overwrite""",
     "compare": f"--exp_names --n_random --direct --out --overwrite --nproc {RECIPE} {DATA}",
     "correlate": f"--n_subnets --out --overwrite --nproc {RECIPE} {DATA}",
 }
@@ -575,12 +575,12 @@ def test_predictors_train_from_a_file_of_pairs(home, call):
     pairs = {s.full_precision() if i < 30 else s: 80.0 + i / 10 for i, s in enumerate(subnets)}
     write_pairs("pairs.json", pairs)
     write_card("pairs.json", dataset="toys", image_size=48)
-    status, out, _ = call("predictor", "--pairs=pairs.json", "--out_dir=mine", "--n_epochs=2")
+    status, out, _ = call("predictor", "--pairs=pairs.json", "--out_dir=mine", "--n_steps=5")
     assert status == 0
     assert "quantized, by transfer" in out
     assert AccuracyPredictor.load("mine").card["dataset"] == "toys"
     assert not AccuracyPredictor.load("mine", name="acc.pt").quantized
-    status, _, err = call("predictor", "--pairs=pairs.json", "--n_epochs=2")
+    status, _, err = call("predictor", "--pairs=pairs.json", "--n_steps=5")
     assert status == 2
     assert "acc_quant.pt has learned from other data (digits) than these pairs (toys)" in err
     write_pairs("few.json", dict(list(pairs.items())[:3]))
@@ -591,13 +591,13 @@ def test_predictors_train_from_a_file_of_pairs(home, call):
     Path("other").mkdir()
     shutil.copy("mine/acc.pt", "other/acc_ensemble.pt")
     write_card("other/acc_ensemble.pt", dataset="digits")
-    flags = ("--pairs=pairs.json", "--out_dir=other", "--n_epochs=2")
+    flags = ("--pairs=pairs.json", "--out_dir=other", "--n_steps=5")
     assert call("predictor", *flags)[0] == 0
     status, _, err = call("predictor", *flags, "--ensemble=2")
     assert status == 2
     assert "acc_ensemble.pt has learned from other data (digits)" in err
     write_pairs("cardless.json", pairs)
-    status, _, err = call("predictor", "--pairs=cardless.json", "--out_dir=mine", "--n_epochs=2")
+    status, _, err = call("predictor", "--pairs=cardless.json", "--out_dir=mine", "--n_steps=5")
     assert status == 2
     assert "has learned from other data (toys) than these pairs (unknown)" in err
 
@@ -608,7 +608,7 @@ def test_too_few_pairs_for_an_ensemble_are_told_before_anything_is_written(home,
     subnets = PAPER_SPACE.decode(PAPER_SPACE.sample(np.random.default_rng(0), 52))
     pairs = {s.full_precision() if i < 30 else s: 80.0 + i / 10 for i, s in enumerate(subnets)}
     write_pairs("pairs.json", pairs)
-    flags = ("--pairs=pairs.json", "--out_dir=mine", "--n_epochs=2", "--ensemble=2")
+    flags = ("--pairs=pairs.json", "--out_dir=mine", "--n_steps=5", "--ensemble=2")
     status, _, err = call("predictor", *flags)
     assert status == 2
     assert "22 quantized pairs are too few for an ensemble: 18 are left" in err

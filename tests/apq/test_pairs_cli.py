@@ -11,7 +11,7 @@ from apq.provenance import read_card, write_card
 from apq.space import PAPER_SPACE
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import save_supernet
-from methods.prediction.collect import draw_subnets
+from methods.prediction.draws import draw_subnets
 from methods.prediction.pairs import read_pairs, write_pairs
 from utils.accuracy_predictor import AccuracyPredictor
 
@@ -92,7 +92,7 @@ def pairs(home):
 
 
 def test_a_predictor_learns_from_searched_pairs_too_and_says_how_right_it_is(pairs, call):
-    status, out, err = call("predictor", "--n_epochs=2")
+    status, out, err = call("predictor", "--n_steps=5")
     assert status == 0, err
     assert re.search(r"quantized, by transfer +16 +4 ", out)
     assert re.search(r"quantized, with searched pairs +24 +4 ", out)
@@ -118,7 +118,7 @@ def test_what_cannot_be_written_is_told_before_training(pairs, call, monkeypatch
 
 def test_without_searched_pairs_nothing_is_said_of_them(pairs, call):
     (pairs / "pairs-searched.json").unlink()
-    status, out, err = call("predictor", "--n_epochs=2")
+    status, out, err = call("predictor", "--n_steps=5")
     assert status == 0, err
     assert "searched" not in out
     assert "searched" not in read_card(pairs / "acc_quant.pt")["figures"]
@@ -133,7 +133,7 @@ def test_pairs_that_were_measured_otherwise_are_not_mixed_in(pairs, call, change
         path, **({"dataset": "digits", "image_size": 64, "supernet_sha256": "a" * 64} | change)
     )
     before = (pairs / "acc_quant.pt").read_bytes()
-    status, _, err = call("predictor", "--n_epochs=2")
+    status, _, err = call("predictor", "--n_steps=5")
     assert status == 2
     assert f"pairs-searched.json was measured with {next(iter(change))} " in err
     assert (pairs / "acc_quant.pt").read_bytes() == before
@@ -143,11 +143,11 @@ def test_too_few_searched_pairs_are_left_out_and_a_missing_file_is_named(pairs, 
     path = pairs / "pairs-searched.json"
     write_pairs(path, dict(itertools.islice(read_pairs(path).items(), 2)))
     write_card(path, dataset="digits", image_size=64, supernet_sha256="a" * 64)
-    status, out, err = call("predictor", "--n_epochs=2")
+    status, out, err = call("predictor", "--n_steps=5")
     assert status == 0
     assert "holds 2 pairs: too few to learn from" in err
     assert "searched" not in out
-    status, _, err = call("predictor", "--n_epochs=2", "--searched=nowhere.json")
+    status, _, err = call("predictor", "--n_steps=5", "--searched=nowhere.json")
     assert status == 2
     assert "cannot read nowhere.json" in err
 

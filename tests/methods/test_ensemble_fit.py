@@ -14,7 +14,7 @@ from methods.prediction.settings import FitSettings
 from utils.ensemble import ENSEMBLE_NAME, load_members
 from utils.latency_predictor import LatencyPredictor
 
-QUICK = FitSettings(n_epochs=3)
+QUICK = FitSettings(n_steps=20)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_the_command_writes_an_ensemble_that_a_search_can_use(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     write_pairs("pairs.json", {**pairs[0], **pairs[1]})
     write_card("pairs.json", dataset="toys", image_size=64)
-    flags = ["--pairs=pairs.json", "--out_dir=models", "--n_epochs=2", "--ensemble=2"]
+    flags = ["--pairs=pairs.json", "--out_dir=models", "--n_steps=20", "--ensemble=2"]
     assert cli.run("predictor", flags, "apq predictor") == 0
     assert "ensemble of 2: models/acc_ensemble.pt" in capsys.readouterr().out
     path = tmp_path / "models" / ENSEMBLE_NAME

@@ -20,10 +20,10 @@ from methods.prediction import collect as module
 from methods.prediction import images as images_module
 from methods.prediction.collect import (
     collect,
-    draw_subnets,
     noise_floor,
     random_quotas,
 )
+from methods.prediction.draws import draw_subnets
 from methods.prediction.fit import fit, quality
 from methods.prediction.pairs import PairLog, as_arrays, read_pairs, split_pairs, write_pairs
 from methods.prediction.settings import FitSettings
@@ -238,7 +238,7 @@ def additive_pairs(n, quantized, seed=0):
     return {s: float(70 + a) for s, a in zip(subnets, score, strict=True)}
 
 
-FAST = FitSettings(n_epochs=60, lr=3e-3, transfer_lr=1e-3, weight_decay=0.01, seed=1)
+FAST = FitSettings(n_steps=400, batch_size=128, lr=2e-3, seed=1)
 
 
 def total(genes):
@@ -260,27 +260,9 @@ def test_a_predictor_learns_and_transfer_helps_with_few_pairs():
     assert transfer.quality.kendall_tau > scratch.quality.kendall_tau + 0.05
 
 
-def test_decay_pulls_predictions_to_the_mean_and_not_to_zero():
-    pairs = additive_pairs(200, False)
-    settings = FitSettings(n_epochs=150, weight_decay=300.0, dropout=0.0)
-    fitted = fit(pairs, False, settings, total)
-    predicted = 100 * fitted.predictor.predict(list(pairs))
-    measured = np.array(list(pairs.values()))
-    assert predicted.mean() == pytest.approx(measured.mean(), abs=0.1)
-    assert predicted.std() < 0.2 * measured.std()
-
-
-def test_dropout_is_of_training_alone():
-    fitted = fit(additive_pairs(60, True), True, FitSettings(n_epochs=1, dropout=0.5), total)
-    features = torch.ones(4, fitted.predictor.converter.n_features)
-    assert torch.equal(fitted.predictor(features), fitted.predictor(features))
-    fitted.predictor.train()
-    assert not torch.equal(fitted.predictor(features), fitted.predictor(features))
-
-
 def test_fitting_is_deterministic():
     pairs = additive_pairs(60, True)
-    first, second = (fit(pairs, True, FitSettings(n_epochs=3), total) for _ in range(2))
+    first, second = (fit(pairs, True, FitSettings(n_steps=20), total) for _ in range(2))
     assert first.quality == second.quality
     state = second.predictor.state_dict()
     assert all(torch.equal(t, state[name]) for name, t in first.predictor.state_dict().items())
@@ -332,7 +314,7 @@ def test_bands_compare_subnets_of_about_the_same_cost():
 
 
 def test_the_study_covers_all_sizes_and_kinds_under_each_seed(tmp_path):
-    settings = FitSettings(n_epochs=2)
+    settings = FitSettings(n_steps=10)
     rows = run_study(
         additive_pairs(40, False), additive_pairs(60, True), settings, total, (10, 30, 999), 2
     )
@@ -352,6 +334,6 @@ def test_the_study_covers_all_sizes_and_kinds_under_each_seed(tmp_path):
 def test_too_few_pairs_and_bad_settings_are_refused():
     with pytest.raises(ApqError, match=r"1 full-precision pairs are too few.*apq collect"):
         fit({largest(): 90.0}, False, FAST, total)
-    for change in ({"n_epochs": 0}, {"lr": 0.0}, {"held_out": 1.0}):
+    for change in ({"n_steps": 0}, {"lr": 0.0}, {"held_out": 1.0}):
         with pytest.raises(ApqError, match=next(iter(change))):
             FitSettings(**change)
