@@ -14,7 +14,7 @@ from methods.prediction.settings import FitSettings
 from utils.ensemble import ENSEMBLE_NAME, load_members
 from utils.latency_predictor import LatencyPredictor
 
-QUICK = FitSettings(n_steps=20)
+QUICK = FitSettings(n_steps=10, batch_size=64)
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def test_pairs_besides_are_learned_and_leave_the_held_out_ones_alone():
         for k in (3, 5)
     ]
     besides = dict.fromkeys(corner, 70.0)
-    settings = FitSettings(n_steps=200)
+    settings = FitSettings(n_steps=60, batch_size=64)
 
     def cost(genes):
         return genes.sum(1)
@@ -101,7 +101,7 @@ def test_the_kind_that_has_learned_from_searches_is_searched_with_and_judged_by_
     quantized = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 40))
     full = alike(itertools.islice(draw_subnets(PAPER_SPACE, 0, False), 20))
     random, searched = alike(quantized[:20]), alike(quantized[20:], 75.0)
-    settings = FitSettings(n_steps=200)
+    settings = FitSettings(n_steps=60, batch_size=64)
 
     def cost(genes):
         return genes.sum(1)
