@@ -47,11 +47,7 @@ class Experiment:
     ) -> None:
         """Raise ApqError when `create` would fail, before time is spent on what it would keep."""
         path = cls.path_for(name, root)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=path.parent).close()
-        except OSError as error:
-            raise ApqError(f"cannot write {path}: {error.strerror}") from None
+        files.check_writable(path, may_be_folder=True)
         if path.exists() and not overwrite:
             raise ApqError(
                 f"experiment {path} exists: choose another --exp_name, or replace it with "
@@ -94,6 +90,7 @@ class Experiment:
         path = cls.path_for(name, root)
         cls.check_free(name, root, overwrite)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{name}."))
         except OSError as error:
             raise ApqError(f"cannot write {path}: {error.strerror}") from None

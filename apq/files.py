@@ -44,10 +44,10 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
             os.unlink(temporary)
 
 
-def check_writable(path: str | Path) -> None:
+def check_writable(path: str | Path, may_be_folder: bool = False) -> None:
     """Raise ApqError when `path` could not be written, before time is spent on its content."""
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not may_be_folder:
         raise ApqError(f"cannot write {path}: it is a folder")
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     try:

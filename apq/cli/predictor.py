@@ -147,8 +147,9 @@ def run(args: argparse.Namespace) -> int:
     if args.study:
         rows = run_study(*pairs, settings, latency, device=device)
         headers = ("quantized predictor", "trained on", *FIGURES.values())
+        written = write_study(rows, args.study)  # first: nobody may be there to read
         print(format_table(headers, summarize(rows)))
-        print("study: " + ", ".join(map(str, write_study(rows, args.study))))
+        print("study: " + ", ".join(map(str, written)))
     return 0
 
 

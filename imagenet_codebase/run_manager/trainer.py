@@ -360,9 +360,10 @@ class Trainer:
 
     def _is_best(self, figures: dict[str, float]) -> bool:
         """Take the epoch's figure as the best one where it is; return whether it is."""
-        if not self.best_by or figures[self.best_by] < (self.best_figure or 0.0):
+        figure = figures.get(self.best_by)
+        if figure is None or (self.best_figure is not None and not figure >= self.best_figure):
             return False
-        self.best_figure = figures[self.best_by]
+        self.best_figure = figure
         return True
 
     def _keep(self, figures: dict[str, float]) -> None:

@@ -91,10 +91,9 @@ def fit(
     genes, accuracy = as_arrays(train, space)
     torch.manual_seed(settings.seed)
     predictor = AccuracyPredictor(space, quantized=quantized)
-    known: GenesFn = lambda genes: np.zeros(len(genes))  # noqa: E731
+    known: GenesFn = _nothing if start is None else start.predict
     if start is not None:
         _transfer(start, predictor)
-        known = start.predict
     else:
         torch.nn.init.constant_(predictor.regressor.bias, float(accuracy.mean()))
     predictor.to(device)
@@ -104,6 +103,11 @@ def fit(
     genes, accuracy = as_arrays(held_out, space)
     figures = quality(predictor.predict(genes), accuracy, cost_fn(genes), len(train))
     return Fit(predictor, figures)
+
+
+def _nothing(genes: np.ndarray) -> np.ndarray:
+    """Return what is known of genes (N, n_genes) before any pair is: zeros (N,)."""
+    return np.zeros(len(genes))
 
 
 def _transfer(source: AccuracyPredictor, target: AccuracyPredictor) -> None:
