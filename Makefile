@@ -13,7 +13,7 @@ demo: install
 	$(PYTHON) test.py --exp_dir=exps/demo
 
 test: install lint
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(VENV)/bin/ruff check .

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from apq import Experiment
+from apq import Experiment, cli
 from imagenet_codebase.run_manager.finetune import load_trained
 from utils.latency_predictor import LatencyPredictor
 
@@ -45,6 +45,7 @@ def workplace(tmp_path_factory):
             "--exp_name=test",
             "--dataset=digits",
             "--n_epochs=2",
+            "--epoch_images=720",
             "--image_size=32",
             cwd=folder,
         ),
@@ -70,17 +71,18 @@ def test_the_main_job(workplace):
     assert load_trained(experiment).facts["dataset"] == "digits"
 
 
-def test_finetuning_again_goes_on_from_what_is_there(workplace):
-    folder, _ = workplace
-    flags = ("--exp_name=test", "--dataset=digits", "--n_epochs=2", "--image_size=32")
-    out = run("quant_aware.py", *flags, cwd=folder)
-    assert "going on after epoch 2" in out
+def test_finetuning_again_goes_on_from_what_is_there(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace[0])
+    flags = ("--exp_name=test", "--dataset=digits", "--n_epochs=2", "--epoch_images=720")
+    assert cli.run("quant-aware", [*flags, "--image_size=32"], "quant_aware.py") == 0
+    assert "going on after epoch 2" in capsys.readouterr().out
 
 
-def test_an_energy_search(workplace):
-    folder, _ = workplace
-    run("search.py", "--exp_name=green", "--constraint=9.14", "--type=energy", cwd=folder)
-    subnet = Experiment.open(folder / "exps" / "green").subnet()
+def test_an_energy_search(workplace, monkeypatch):
+    monkeypatch.chdir(workplace[0])
+    flags = ["--exp_name=green", "--constraint=9.14", "--type=energy", "--generations=50"]
+    assert cli.run("search", flags, "search.py") == 0
+    subnet = Experiment.open(Path("exps", "green")).subnet()
     assert LatencyPredictor("energy").predict([subnet])[0] <= 9.14
 
 

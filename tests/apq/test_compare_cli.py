@@ -1,4 +1,4 @@
-"""`apq compare` and `apq correlate` from flags to files, on the digits."""
+"""`apq compare` and `apq correlate` from flags to files, on a small folder of images."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from apq import ApqError, Experiment
 from apq.provenance import read_card
@@ -15,16 +16,22 @@ from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import save_supernet
 from utils.latency_predictor import LatencyPredictor
 
-DATA = ("--dataset=digits", "--image_size=32")
+DATA = ("--dataset=folder", "--data_dir=images", "--image_size=32")
 RECIPE = ("--epoch_images=16", "--batch_size=8")
 BUDGET = 0.5
 
 
 @pytest.fixture
 def place(home):
-    """A working folder with an untrained supernet and the experiment `found`."""
+    """A working folder with images, an untrained supernet and the experiment `found`."""
+    for split, n in (("train", 20), ("test", 5)):
+        for red in (60, 120, 180, 240):
+            folder = home / "images" / split / f"red{red}"
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (32, 32), (red, 9 * i, 99)).save(folder / f"{i}.png")
     torch.manual_seed(0)
-    save_supernet(OnceForAllNet(n_classes=10), home / "models" / "supernet.pth.tar")
+    save_supernet(OnceForAllNet(n_classes=4), home / "models" / "supernet.pth.tar")
     subnet = smallest(PAPER_SPACE).with_bits(4)
     assert LatencyPredictor("latency", 64).predict([subnet])[0] < BUDGET
     report = {"type": "latency", "constraint": BUDGET, "image_size": 64, "accounting": "paper"}
@@ -72,7 +79,7 @@ def test_a_supernet_of_other_classes_is_not_measured_directly(place, call):
     flags = ("--supernet=models/supernet.pth.tar", "--exp_names=found", "--n_random=1")
     status, _, err = call("compare", *flags, "--direct", *DATA)
     assert status == 2
-    assert "knows other classes (7) than digits (10): name another with --supernet" in err
+    assert "knows other classes (7) than folder (4): name another with --supernet" in err
     status, _, err = call("compare", *flags, *RECIPE, "--out=tuned.json", *DATA)
     assert status == 0, err
     (result,) = json.loads((place / "tuned.json").read_text())
