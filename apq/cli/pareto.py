@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,9 @@ def make_parser(prog: str) -> cli.Parser:
 def run(args: argparse.Namespace) -> int:
     """Search under one budget after another; write the front even when stopped."""
     points = _points(args)
-    with Experiment.claim(args.exp_name):
+    with contextlib.ExitStack() as held:
+        for name in dict.fromkeys([args.exp_name, *(point.job.name for point in points)]):
+            held.enter_context(Experiment.claim(name))
         return _run(args, points)
 
 

@@ -286,16 +286,22 @@ def test_ctrl_c_waits_until_the_experiment_is_written(home, call, monkeypatch):
     assert not found().report()["interrupted"]
 
 
-@pytest.mark.parametrize("command", ["search", "pareto"])
-def test_one_search_at_a_time_works_on_a_name(home, call, monkeypatch, command):
+@pytest.mark.parametrize(
+    ("flags", "held"),
+    [
+        (("search", "--constraint=9"), "found"),
+        (("pareto", "--budgets=9"), "found"),
+        (("pareto", "--budgets=9,11"), "found-11"),  # an experiment of one of its points
+    ],
+)
+def test_one_search_at_a_time_works_on_a_name(home, call, monkeypatch, flags, held):
     monkeypatch.setattr("apq.lock.PATIENCE_S", 0.1)
-    flags = (command, "--exp_name=found", QUICK)
-    flags += ("--constraint=9",) if command == "search" else ("--budgets=9",)
-    with Experiment.claim("found"):
+    flags = (*flags, "--exp_name=found", QUICK)
+    with Experiment.claim(held):
         status, _, err = call(*flags)
         assert status == 2
         assert "another process searches for an experiment of this name" in err
-        assert [path.name for path in Path("exps").iterdir()] == [".found.search"]
+        assert [path.name for path in Path("exps").iterdir()] == [f".{held}.search"]
     assert call(*flags)[0] == 0
     assert not list(Path("exps").glob(".*"))
 
