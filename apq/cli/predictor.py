@@ -66,7 +66,10 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument("--n_steps", type=cli.whole_number(1), default=FitSettings.n_steps)
     parser.add_argument("--lr", type=cli.positive_number, default=FitSettings.lr)
     parser.add_argument(
-        "--held_out", type=float, default=FitSettings.held_out, help="share for the figures"
+        "--held_out",
+        type=float,
+        default=FitSettings.held_out,
+        help="share of the pairs for the figures; the predictors written learn from all",
     )
     parser.add_argument(
         "--ensemble",
@@ -191,16 +194,8 @@ def _tell(fits: AllFits, inputs: _Inputs, folder: Path) -> None:
         print(line)
     if fits.about_searched:
         print(fits.about_searched)
-    for path, name in _to_write(folder, fits):
-        print(f"{name}: {path}")
-
-
-def _to_write(folder: Path, fits: AllFits) -> list[tuple[Path, str]]:
-    """Return the files of predictors, and which kind each of them holds."""
-    from methods.prediction.kinds import FULL
-
-    kinds = (FULL, fits.to_search_with)
-    return [(folder / file, name) for file, name in zip(OUTPUTS, kinds, strict=True)]
+    for file, name in zip(OUTPUTS, fits.to_use, strict=True):
+        print(f"{name}, trained on all pairs: {folder / file}")
 
 
 def _write_predictors(folder: Path, fits: AllFits, inputs: _Inputs, facts: dict[str, Any]) -> None:
@@ -209,9 +204,9 @@ def _write_predictors(folder: Path, fits: AllFits, inputs: _Inputs, facts: dict[
     figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.by_name.items()}
     if fits.about_searched:
         figures["searched"] = {**fits.about_searched.figures(), LAST_ROUND: inputs.last_round}
-    for path, name in _to_write(folder, fits):
-        fits.by_name[name].predictor.save(path)
-        write_card(path, **facts, figures=figures)
+    for file, predictor in zip(OUTPUTS, fits.to_use.values(), strict=True):
+        predictor.save(folder / file)
+        write_card(folder / file, **facts, figures=figures)
 
 
 def _check_free(paths: Sequence[Path], dataset: str, overwrite: bool) -> None:

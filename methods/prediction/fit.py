@@ -71,13 +71,11 @@ def fit(
     device: torch.device | str = "cpu",
     besides: Mapping[Subnet, float] | None = None,
 ) -> Fit:
-    """Train a predictor on pairs of subnets and accuracies in %.
+    """Train a predictor on some of the pairs, accuracies in %, and judge it by those held out.
 
-    What the pairs say of each choice (`fit_additive`) is what it learns, on as many random subnets
-    as it takes. With `start`, a full-precision predictor lends its weights (the paper's transfer),
-    and the pairs only have to tell what is different. `cost_fn` gives the cost that the bands of
-    `Quality` go by. `n_train` limits the pairs to learn from; those held out stay the same. Those
-    of `besides` are learned from, too, and none of them is held out.
+    It learns as in `learn`. `cost_fn` gives the cost that the bands of `Quality` go by. `n_train`
+    limits the pairs to learn from; those held out stay the same. Those of `besides` are learned
+    from, too, and none of them is held out.
     Raises ApqError when there are too few pairs to hold some out.
     """
     if len(pairs) < MIN_PAIRS:
@@ -88,7 +86,27 @@ def fit(
         )
     train, held_out = hold_out(pairs, settings.held_out, settings.seed)
     train = {**dict(itertools.islice(train.items(), n_train)), **(besides or {})}
-    genes, accuracy = as_arrays(train, space)
+    predictor = learn(train, quantized, settings, start, space, device)
+    genes, accuracy = as_arrays(held_out, space)
+    figures = quality(predictor.predict(genes), accuracy, cost_fn(genes), len(train))
+    return Fit(predictor, figures)
+
+
+def learn(
+    pairs: Mapping[Subnet, float],
+    quantized: bool,
+    settings: FitSettings,
+    start: AccuracyPredictor | None = None,
+    space: SearchSpace = PAPER_SPACE,
+    device: torch.device | str = "cpu",
+) -> AccuracyPredictor:
+    """Train a predictor on all of the pairs, two or more, accuracies in %.
+
+    What the pairs say of each choice (`fit_additive`) is what it learns, on as many random subnets
+    as it takes. With `start`, a full-precision predictor lends its weights (the paper's transfer),
+    and the pairs only have to tell what is different.
+    """
+    genes, accuracy = as_arrays(pairs, space)
     torch.manual_seed(settings.seed)
     predictor = AccuracyPredictor(space, quantized=quantized)
     known: GenesFn = _nothing if start is None else start.predict
@@ -100,9 +118,7 @@ def fit(
     features = predictor.converter.features
     rest = fit_additive(features(genes), accuracy - known(genes), predictor.converter)
     _follow(predictor, lambda genes: known(genes) + rest.predict(features(genes)), settings)
-    genes, accuracy = as_arrays(held_out, space)
-    figures = quality(predictor.predict(genes), accuracy, cost_fn(genes), len(train))
-    return Fit(predictor, figures)
+    return predictor
 
 
 def _nothing(genes: np.ndarray) -> np.ndarray:

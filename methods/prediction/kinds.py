@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from apq.subnet import Subnet
-from methods.prediction.fit import Fit, GenesFn, fit
+from methods.prediction.fit import Fit, GenesFn, fit, learn
 from methods.prediction.pairs import hold_out
 from methods.prediction.searched import SearchedQuality, searched_quality
 from methods.prediction.settings import FitSettings
+from utils.accuracy_predictor import AccuracyPredictor
 
 FULL, SCRATCH = "full precision", "quantized, from scratch"
 TRANSFER, SEARCHED = "quantized, by transfer", "quantized, with searched pairs"
@@ -45,16 +46,16 @@ class AboutSearched:
 
 @dataclass(frozen=True, kw_only=True)
 class AllFits:
-    """Every kind of predictor by its name, and the searched pairs that one of them learned from."""
+    """Every kind of predictor judged, and those to use."""
 
     by_name: dict[str, Fit]
+    """By the names of the kinds; these have not learned from the pairs held out."""
     besides: dict[Subnet, float]
+    """The searched pairs that one of them learned from."""
     about_searched: AboutSearched | None
-
-    @property
-    def to_search_with(self) -> str:
-        """The name of the quantized kind that knows what searches find, where there is one."""
-        return SEARCHED if SEARCHED in self.by_name else TRANSFER
+    to_use: dict[str, AccuracyPredictor]
+    """In full precision, and the quantized kind that knows what searches find, where there is one:
+    they have learned from all pairs."""
 
 
 def fit_all(
@@ -67,6 +68,7 @@ def fit_all(
 ) -> AllFits:
     """Train all kinds on pairs of accuracies in %; `searched` are of subnets that searches found.
 
+    Once judged by pairs held out, the kinds to use are trained again, on all of the pairs.
     Raises ApqError when there are too few pairs to hold some out.
     """
     fits = {FULL: fit(full, False, settings, cost_fn, device=device)}
@@ -77,13 +79,20 @@ def fit_all(
 
     fits[SCRATCH] = fit(quantized, True, settings, cost_fn, device=device)
     fits[TRANSFER] = transfer()
-    if not searched:
-        return AllFits(by_name=fits, besides={}, about_searched=None)
-    besides, judged = hold_out(searched, settings.held_out, settings.seed)
-    fits[SEARCHED] = transfer(besides)
-    about = AboutSearched(
-        n_held_out=len(judged),
-        own=searched_quality(fits[SEARCHED].predictor, judged),
-        without=searched_quality(fits[TRANSFER].predictor, judged),
+    besides, about = {}, None
+    if searched:
+        besides, judged = hold_out(searched, settings.held_out, settings.seed)
+        fits[SEARCHED] = transfer(besides)
+        about = AboutSearched(
+            n_held_out=len(judged),
+            own=searched_quality(fits[SEARCHED].predictor, judged),
+            without=searched_quality(fits[TRANSFER].predictor, judged),
+        )
+    source = learn(full, False, settings, device=device)
+    last = learn({**quantized, **searched}, True, settings, source, device=device)
+    return AllFits(
+        by_name=fits,
+        besides=besides,
+        about_searched=about,
+        to_use={FULL: source, SEARCHED if searched else TRANSFER: last},
     )
-    return AllFits(by_name=fits, besides=besides, about_searched=about)

@@ -15,7 +15,7 @@ class FitSettings:
     lr: float = 1e-3
     """Of Adam, at the start of a cosine."""
     held_out: float = 0.2
-    """Share of the pairs that the figures come from; the predictors do not learn from them."""
+    """Share of the pairs that the figures come from; what they judge has not learned from them."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from methods.prediction.draws import draw_subnets
-from methods.prediction.fit import fit
+from methods.prediction.fit import fit, learn
 from methods.prediction.kinds import fit_all
 from methods.prediction.pairs import hold_out
 from methods.prediction.searched import searched_quality, searched_quota, searched_subnets
@@ -107,7 +107,7 @@ def test_the_kind_that_has_learned_from_searches_is_searched_with_and_judged_by_
         return genes.sum(1)
 
     fits = fit_all(full, random, searched, settings, cost)
-    assert fits.to_search_with == "quantized, with searched pairs"
+    assert list(fits.to_use) == ["full precision", "quantized, with searched pairs"]
     assert len(fits.besides) == 16
     about = fits.about_searched
     assert about.n_held_out == 4
@@ -115,7 +115,7 @@ def test_the_kind_that_has_learned_from_searches_is_searched_with_and_judged_by_
     assert abs(about.own.bias) < about.without.bias - 1
     without = fit_all(full, random, {}, settings, cost)
     assert without.about_searched is None
-    assert without.to_search_with == "quantized, by transfer"
+    assert list(without.to_use) == ["full precision", "quantized, by transfer"]
 
 
 def test_no_predictor_learns_from_the_searched_pairs_it_is_judged_by(monkeypatch):
@@ -123,7 +123,11 @@ def test_no_predictor_learns_from_the_searched_pairs_it_is_judged_by(monkeypatch
     pairs = {subnet: 70.0 + i for i, subnet in enumerate(subnets[:20])}
     full = {subnet.full_precision(): top1 for subnet, top1 in pairs.items()}
     searched = dict.fromkeys(subnets[20:], 75.0)
-    learned, judged = [], []
+    learned, judged, whole = [], [], []
+
+    def spy_learn(pairs, *args, **more):
+        whole.append(pairs)
+        return learn(pairs, *args, **more)
 
     def spy_fit(*args, besides=None, **more):
         learned.append(set(besides or {}))
@@ -135,12 +139,14 @@ def test_no_predictor_learns_from_the_searched_pairs_it_is_judged_by(monkeypatch
 
     monkeypatch.setattr("methods.prediction.kinds.fit", spy_fit)
     monkeypatch.setattr("methods.prediction.kinds.searched_quality", spy_quality)
+    monkeypatch.setattr("methods.prediction.kinds.learn", spy_learn)
     fit_all(full, pairs, searched, FitSettings(n_steps=1), lambda genes: genes.sum(1))
     assert len(learned[-1]) == 32
     for held_out in judged:
         assert len(held_out) == 8
         assert held_out <= set(searched)
         assert not held_out & set().union(*learned)
+    assert whole == [full, pairs | searched]  # those to use know them all
 
 
 def test_a_round_tells_how_right_the_predictor_was_before_it_learned(predictor, found):
