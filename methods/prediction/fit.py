@@ -113,7 +113,7 @@ def learn(
     if start is not None:
         _transfer(start, predictor)
     else:
-        torch.nn.init.constant_(predictor.regressor.bias, float(accuracy.mean()))
+        _start_from(predictor, float(accuracy.mean()))
     predictor.to(device)
     features = predictor.converter.features
     rest = fit_additive(features(genes), accuracy - known(genes), predictor.converter)
@@ -124,6 +124,15 @@ def learn(
 def _nothing(genes: np.ndarray) -> np.ndarray:
     """Return what is known of genes (N, n_genes) before any pair is: zeros (N,)."""
     return np.zeros(len(genes))
+
+
+def _start_from(predictor: AccuracyPredictor, mean: float) -> None:
+    """Let a predictor say the mean of nearly all subnets."""
+    torch.nn.init.constant_(predictor.regressor.bias, mean)
+    # As they are drawn, its weights spread predictions further than accuracies spread: most of the
+    # steps would go into unlearning that.
+    with torch.no_grad():
+        predictor.regressor.weight.mul_(0.01)
 
 
 def _transfer(source: AccuracyPredictor, target: AccuracyPredictor) -> None:

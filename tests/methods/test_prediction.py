@@ -238,7 +238,7 @@ def additive_pairs(n, quantized, seed=0):
     return {s: float(70 + a) for s, a in zip(subnets, score, strict=True)}
 
 
-FAST = FitSettings(n_steps=120, batch_size=128, lr=3e-3, seed=1)
+FAST = FitSettings(n_steps=300, batch_size=128, lr=3e-3, seed=1)
 
 
 def total(genes):
@@ -249,7 +249,7 @@ def total(genes):
 def test_a_predictor_learns_and_transfer_helps_with_few_pairs():
     full = fit(additive_pairs(600, False), False, FAST, total)
     assert not full.predictor.quantized
-    assert full.quality.kendall_tau > 0.8
+    assert full.quality.kendall_tau > 0.9
     assert (full.quality.n_train, full.quality.n_held_out) == (480, 120)
     few = additive_pairs(300, True)
     settings = replace(FAST, held_out=0.5)
@@ -257,7 +257,7 @@ def test_a_predictor_learns_and_transfer_helps_with_few_pairs():
     transfer = fit(few, True, settings, total, start=full.predictor)
     assert transfer.predictor.quantized
     assert transfer.quality.rmse < scratch.quality.rmse
-    assert transfer.quality.kendall_tau > scratch.quality.kendall_tau + 0.05
+    assert transfer.quality.kendall_tau > scratch.quality.kendall_tau + 0.03
 
 
 def test_fitting_is_deterministic():
