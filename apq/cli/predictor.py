@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
     from apq.subnet import Subnet
     from methods.prediction.ensemble import EnsembleFit
-    from methods.prediction.fit import Fit
+    from methods.prediction.fit import Fit, Quality
     from methods.prediction.kinds import AllFits
 
 OUTPUTS = ("acc.pt", "acc_quant.pt")
 MIN_SEARCHED = 5
+PRECISE = "on precise pairs"
+"""How a card names the figures by subnets that were measured more precisely."""
 MEASURED_ALIKE = (
     "supernet_sha256",
     "dataset",
@@ -35,6 +37,8 @@ MEASURED_ALIKE = (
     "own_images",
     "seed",
 )
+# A precise accuracy is of the same thing, measured with more images.
+MEASURED_OF = ("supernet_sha256", "dataset", "image_size")
 HEADERS = (
     "predictor",
     "trained on",
@@ -61,6 +65,13 @@ def make_parser(prog: str) -> cli.Parser:
         metavar="FILE",
         help="pairs from searches to train on, too ('apq collect --n_searched'); default: those "
         "beside --pairs, where there are any",
+    )
+    parser.add_argument(
+        "--precise",
+        type=Path,
+        metavar="FILE",
+        help="some of the subnets measured more precisely, to judge the predictors by, too;\n"
+        "default: those beside --pairs, where there are any",
     )
     parser.add_argument("--out_dir", type=Path, default=Path("models"))
     parser.add_argument("--n_steps", type=cli.whole_number(1), default=FitSettings.n_steps)
@@ -98,6 +109,7 @@ class _Inputs:
     full: dict[Subnet, float]
     quantized: dict[Subnet, float]
     searched: dict[Subnet, float]
+    precise: dict[Subnet, float]
     source: dict[str, Any]
     """The card of the random pairs."""
     last_round: Any
@@ -139,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     }
     pairs = (inputs.full, inputs.quantized)
     latency = LatencyPredictor("latency", inputs.image_size).predict
-    fits = fit_all(*pairs, inputs.searched, settings, latency, device)
+    fits = fit_all(*pairs, inputs.searched, settings, latency, device, inputs.precise)
     _write_predictors(args.out_dir, fits, inputs, facts)
     _tell(fits, inputs, args.out_dir)
     if args.ensemble:
@@ -148,7 +160,7 @@ def run(args: argparse.Namespace) -> int:
         )
         _write_ensemble(args.out_dir / ENSEMBLE_NAME, ensemble, facts)
     if args.study:
-        rows = run_study(*pairs, settings, latency, device=device)
+        rows = run_study(*pairs, settings, latency, device=device, precise=inputs.precise)
         headers = ("quantized predictor", "trained on", *FIGURES.values())
         written = write_study(rows, args.study)  # first: nobody may be there to read
         print(format_table(headers, summarize(rows)))
@@ -166,30 +178,42 @@ def _settings(args: argparse.Namespace) -> FitSettings:
 
 
 def _read(args: argparse.Namespace) -> _Inputs:
-    from methods.prediction.pairs import read_pairs, searched_path, split_pairs
+    from methods.prediction.pairs import precise_path, read_pairs, searched_path, split_pairs
     from methods.prediction.searched import LAST_ROUND
 
     path = find_model(args.pairs)
     full, quantized = split_pairs(read_pairs(path))
-    beside = searched_path(path)
-    from_searches = find_model(args.searched) if args.searched else beside
-    there = args.searched or beside.exists()
-    searched = _read_searched(from_searches, path) if there else {}
+    from_searches = _given_or_beside(args.searched, searched_path(path))
+    searched = _read_searched(from_searches, path) if from_searches else {}
+    precisely = _given_or_beside(args.precise, precise_path(path))
+    precise = _read_alike(precisely, path, MEASURED_OF) if precisely else {}
     hashes = {"pairs_sha256": files.sha256(path)}
     if searched:
         hashes["searched_sha256"] = files.sha256(from_searches)
+    if precise:
+        hashes["precise_sha256"] = files.sha256(precisely)
     return _Inputs(
         full=full,
         quantized=quantized,
         searched=searched,
+        precise=precise,
         source=read_card(path),
         last_round=read_card(from_searches).get(LAST_ROUND) if searched else None,
         hashes=hashes,
     )
 
 
+def _given_or_beside(given: Path | None, beside: Path) -> Path | None:
+    """Return the file that a flag names, or the one that lies there; None without either."""
+    return find_model(given) if given else beside if beside.exists() else None
+
+
 def _tell(fits: AllFits, inputs: _Inputs, folder: Path) -> None:
-    print(format_table(HEADERS, [_row(name, fit) for name, fit in fits.by_name.items()]))
+    rows = [_row(name, fit.quality) for name, fit in fits.by_name.items()]
+    print(format_table(HEADERS, rows))
+    if precise := [_row(name, fit.precise) for name, fit in fits.by_name.items() if fit.precise]:
+        print("the same, judged by subnets that were measured more precisely:")
+        print(format_table(HEADERS, precise))
     for line in _about_noise(fits.by_name, inputs.source):
         print(line)
     if fits.about_searched:
@@ -202,6 +226,11 @@ def _write_predictors(folder: Path, fits: AllFits, inputs: _Inputs, facts: dict[
     from methods.prediction.searched import LAST_ROUND
 
     figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.by_name.items()}
+    figures |= {
+        f"{name}, {PRECISE}": asdict(fit.precise)
+        for name, fit in fits.by_name.items()
+        if fit.precise
+    }
     if fits.about_searched:
         figures["searched"] = {**fits.about_searched.figures(), LAST_ROUND: inputs.last_round}
     for file, predictor in zip(OUTPUTS, fits.to_use.values(), strict=True):
@@ -239,8 +268,7 @@ def _about_noise(fits: Mapping[str, Fit], source: Mapping[str, Any]) -> Iterator
             )
 
 
-def _row(name: str, fit: Fit) -> tuple[str, ...]:
-    figures = fit.quality
+def _row(name: str, figures: Quality) -> tuple[str, ...]:
     errors = (figures.spread, figures.rmse)
     ranks = (figures.kendall_tau, figures.spearman_rho, figures.band_tau)
     numbers = (*errors, *ranks)
@@ -252,20 +280,29 @@ def _read_searched(path: Path, pairs: Path) -> dict[Subnet, float]:
 
     Raises ApqError when they were not measured as the random ones were.
     """
+    searched = _read_alike(path, pairs, MEASURED_ALIKE)
+    if len(searched) < MIN_SEARCHED:
+        cli.warn(f"{path} holds {len(searched)} pairs: too few to learn from, left out")
+        return {}
+    return searched
+
+
+def _read_alike(path: Path, pairs: Path, facts: Sequence[str]) -> dict[Subnet, float]:
+    """Return the pairs of a file whose card agrees with that of the random ones on all facts.
+
+    Raises ApqError when it does not.
+    """
     from methods.prediction.pairs import read_pairs
 
-    searched, cards = read_pairs(path), (read_card(path), read_card(pairs))
-    for name in MEASURED_ALIKE:
+    read, cards = read_pairs(path), (read_card(path), read_card(pairs))
+    for name in facts:
         own, other = (card.get(name, "unknown") for card in cards)
         if own != other:
             raise ApqError(
                 f"{path} was measured with {name} {own}, {pairs} with {other}: measure one of "
                 f"them again, or move it away"
             )
-    if len(searched) < MIN_SEARCHED:
-        cli.warn(f"{path} holds {len(searched)} pairs: too few to learn from, left out")
-        return {}
-    return searched
+    return read
 
 
 def _write_ensemble(path: Path, ensemble: EnsembleFit, facts: dict[str, Any]) -> None:

@@ -58,6 +58,8 @@ class Fit:
 
     predictor: AccuracyPredictor
     quality: Quality
+    precise: Quality | None = None
+    """By subnets that were measured more precisely than the pairs, where there are some."""
 
 
 def fit(
@@ -70,12 +72,14 @@ def fit(
     space: SearchSpace = PAPER_SPACE,
     device: torch.device | str = "cpu",
     besides: Mapping[Subnet, float] | None = None,
+    precise: Mapping[Subnet, float] | None = None,
 ) -> Fit:
     """Train a predictor on some of the pairs, accuracies in %, and judge it by those held out.
 
     It learns as in `learn`. `cost_fn` gives the cost that the bands of `Quality` go by. `n_train`
     limits the pairs to learn from; those held out stay the same. Those of `besides` are learned
-    from, too, and none of them is held out.
+    from, too, and none of them is held out. `precise` holds subnets of this kind with accuracies
+    that were measured more precisely: nothing is learned of them, and it is judged by them, too.
     Raises ApqError when there are too few pairs to hold some out.
     """
     if len(pairs) < MIN_PAIRS:
@@ -84,12 +88,17 @@ def fit(
             f"{len(pairs)} {kind} pairs are too few to train on and hold some out; gather at "
             f"least {MIN_PAIRS} with 'apq collect'"
         )
-    train, held_out = hold_out(pairs, settings.held_out, settings.seed)
-    train = {**dict(itertools.islice(train.items(), n_train)), **(besides or {})}
+    precise = precise or {}
+    train, held_out = hold_out(pairs, settings.held_out, settings.seed, first=precise)
+    train = dict(itertools.islice(train.items(), n_train))
+    train |= {subnet: top1 for subnet, top1 in (besides or {}).items() if subnet not in precise}
     predictor = learn(train, quantized, settings, start, space, device)
-    genes, accuracy = as_arrays(held_out, space)
-    figures = quality(predictor.predict(genes), accuracy, cost_fn(genes), len(train))
-    return Fit(predictor, figures)
+
+    def judge(measured: Mapping[Subnet, float]) -> Quality:
+        genes, accuracy = as_arrays(measured, space)
+        return quality(predictor.predict(genes), accuracy, cost_fn(genes), len(train))
+
+    return Fit(predictor, judge(held_out), judge(precise) if precise else None)
 
 
 def learn(

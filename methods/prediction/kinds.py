@@ -10,7 +10,7 @@ import torch
 
 from apq.subnet import Subnet
 from methods.prediction.fit import Fit, GenesFn, fit, learn
-from methods.prediction.pairs import hold_out
+from methods.prediction.pairs import hold_out, split_pairs
 from methods.prediction.searched import SearchedQuality, searched_quality
 from methods.prediction.settings import FitSettings
 from utils.accuracy_predictor import AccuracyPredictor
@@ -65,24 +65,30 @@ def fit_all(
     settings: FitSettings,
     cost_fn: GenesFn,
     device: torch.device | str = "cpu",
+    precise: Mapping[Subnet, float] | None = None,
 ) -> AllFits:
     """Train all kinds on pairs of accuracies in %; `searched` are of subnets that searches found.
 
+    `precise` holds some subnets of both kinds, measured more precisely: they are judged by, too.
     Once judged by pairs held out, the kinds to use are trained again, on all of the pairs.
     Raises ApqError when there are too few pairs to hold some out.
     """
-    fits = {FULL: fit(full, False, settings, cost_fn, device=device)}
+    precise_full, precise_quantized = split_pairs(precise or {})
+    fits = {FULL: fit(full, False, settings, cost_fn, device=device, precise=precise_full)}
     start = fits[FULL].predictor
 
-    def transfer(besides: Mapping[Subnet, float] | None = None) -> Fit:
-        return fit(quantized, True, settings, cost_fn, start, device=device, besides=besides)
+    def fit_quantized(
+        start: AccuracyPredictor | None, besides: Mapping[Subnet, float] | None = None
+    ) -> Fit:
+        judged_by = {"besides": besides, "precise": precise_quantized}
+        return fit(quantized, True, settings, cost_fn, start, device=device, **judged_by)
 
-    fits[SCRATCH] = fit(quantized, True, settings, cost_fn, device=device)
-    fits[TRANSFER] = transfer()
+    fits[SCRATCH] = fit_quantized(None)
+    fits[TRANSFER] = fit_quantized(start)
     besides, about = {}, None
     if searched:
         besides, judged = hold_out(searched, settings.held_out, settings.seed)
-        fits[SEARCHED] = transfer(besides)
+        fits[SEARCHED] = fit_quantized(start, besides)
         about = AboutSearched(
             n_held_out=len(judged),
             own=searched_quality(fits[SEARCHED].predictor, judged),

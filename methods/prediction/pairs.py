@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,11 @@ def searched_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}-searched{path.suffix}")
 
 
+def precise_path(path: Path) -> Path:
+    """Return where some of the subnets of `path` lie, measured more precisely."""
+    return path.with_name(f"{path.stem}-precise{path.suffix}")
+
+
 def split_pairs(
     pairs: Mapping[Subnet, float],
 ) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
@@ -52,12 +57,17 @@ def split_pairs(
 
 
 def hold_out(
-    pairs: Mapping[Subnet, float], share: float, seed: int
+    pairs: Mapping[Subnet, float], share: float, seed: int, first: Container[Subnet] = ()
 ) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
-    """Split pairs at random into those to train on and a share, two or more, to judge by."""
+    """Split pairs at random into those to train on and a share, two or more, to judge by.
+
+    Subnets that `first` contains are judged by in any case, however many they are.
+    """
     items = list(pairs.items())
     order = np.random.default_rng(seed).permutation(len(items))
-    n_held_out = max(2, round(share * len(items)))
+    judged_by = np.array([items[i][0] in first for i in order], dtype=bool)
+    order = order[np.argsort(~judged_by, kind="stable")]
+    n_held_out = max(2, round(share * len(items)), int(judged_by.sum()))
     held_out, train = order[:n_held_out], order[n_held_out:]
     return dict(map(items.__getitem__, train)), dict(map(items.__getitem__, held_out))
 

@@ -13,6 +13,7 @@ from apq import files
 from apq.progress import track
 from apq.subnet import Subnet
 from methods.prediction.fit import GenesFn, Quality, fit
+from methods.prediction.pairs import hold_out, split_pairs
 from methods.prediction.settings import FitSettings
 from utils.plots import COLOURS, NO_PLOT, can_plot, new_row, to_png
 
@@ -25,7 +26,8 @@ SCRATCH, TRANSFER = "from scratch", "by transfer"
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRow(Quality):
-    """The figures of one predictor on the pairs held out under its seed."""
+    """The figures of one predictor: by precise subnets where there are some, else by pairs held
+    out under its seed."""
 
     kind: str
     """`from scratch` or `by transfer`."""
@@ -40,24 +42,35 @@ def run_study(
     sizes: Sequence[int] = SIZES,
     n_seeds: int = SEEDS,
     device: torch.device | str = "cpu",
+    precise: Mapping[Subnet, float] | None = None,
 ) -> list[StudyRow]:
     """Train both kinds on growing numbers of quantized pairs, under several seeds.
 
     Each seed holds other pairs out, the same for all sizes; sizes beyond what is left become all
-    of it. The transfer starts from a full-precision predictor of the same seed.
+    of it. The transfer starts from a full-precision predictor of the same seed. `precise` as in
+    `fit_all`.
     """
     rows = []
-    n_left = len(quantized) - max(2, round(settings.held_out * len(quantized)))
+    precise_full, precise_quantized = split_pairs(precise or {})
+    n_left = len(hold_out(quantized, settings.held_out, settings.seed, precise_quantized)[0])
     sizes = sorted({min(size, n_left) for size in sizes})
     for seed in range(settings.seed, settings.seed + n_seeds):
         seeded = replace(settings, seed=seed)
-        source = fit(full, False, seeded, cost_fn, device=device).predictor
+        source = fit(full, False, seeded, cost_fn, device=device, precise=precise_full).predictor
         for n_train in track(sizes, f"seed {seed}"):
             for kind, start in ((SCRATCH, None), (TRANSFER, source)):
                 result = fit(
-                    quantized, True, seeded, cost_fn, start=start, n_train=n_train, device=device
+                    quantized,
+                    True,
+                    seeded,
+                    cost_fn,
+                    start=start,
+                    n_train=n_train,
+                    device=device,
+                    precise=precise_quantized,
                 )
-                rows.append(StudyRow(kind=kind, seed=seed, **asdict(result.quality)))
+                figures = result.precise or result.quality
+                rows.append(StudyRow(kind=kind, seed=seed, **asdict(figures)))
     return rows
 
 

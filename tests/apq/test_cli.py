@@ -52,7 +52,7 @@ SURFACE = {
         --small_image_size --compile --randaugment --restart --overwrite --nproc {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_searched
         --acc_predictor_dir --n_bn_images --n_val_images --n_noise --nproc {DATA}""",
-    "predictor": """--pairs --searched --out_dir --n_steps --lr --held_out --ensemble
+    "predictor": """--pairs --searched --precise --out_dir --n_steps --lr --held_out --ensemble
         --study --overwrite""",
     "compare": f"--exp_names --n_random --direct --out --overwrite --nproc {RECIPE} {DATA}",
     "correlate": f"--n_subnets --out --overwrite --nproc {RECIPE} {DATA}",

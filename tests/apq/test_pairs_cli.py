@@ -108,6 +108,29 @@ def test_a_predictor_learns_from_searched_pairs_too_and_says_how_right_it_is(pai
     assert "expect about 2.2 points less: the last searched subnets measured that much below" in out
 
 
+def test_a_predictor_is_judged_by_precise_pairs_too(pairs, call):
+    path = pairs / "pairs-precise.json"
+    some = list(read_pairs(pairs / "pairs.json"))
+    write_pairs(path, dict(zip([*some[:3], *some[20:25]], range(60, 68), strict=True)))
+    facts = {"dataset": "digits", "image_size": 64, "supernet_sha256": "a" * 64}
+    write_card(path, **facts, n_images=5000)
+    status, out, err = call("predictor", "--n_steps=5")
+    assert status == 0, err
+    _, precisely = out.split("the same, judged by subnets that were measured more precisely:\n")
+    assert re.search(r"full precision +16 +3 ", precisely)
+    assert re.search(r"quantized, by transfer +15 +5 ", precisely)
+    card = read_card(pairs / "acc_quant.pt")
+    assert card["figures"]["quantized, by transfer, on precise pairs"]["n_held_out"] == 5
+    assert card["precise_sha256"] == files.sha256(path)
+    path = path.rename(pairs / "elsewhere.json")
+    write_card(path, **facts | {"supernet_sha256": "b" * 64})
+    status, out, _ = call("predictor", "--n_steps=5")
+    assert "precisely" not in out
+    status, _, err = call("predictor", "--n_steps=5", f"--precise={path}")
+    assert status == 2
+    assert "elsewhere.json was measured with supernet_sha256 bbb" in err
+
+
 def test_what_cannot_be_written_is_told_before_training(pairs, call, monkeypatch):
     monkeypatch.setattr("methods.prediction.kinds.fit_all", None)
     (pairs.parent / "file").write_text("")

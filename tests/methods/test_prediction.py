@@ -313,6 +313,15 @@ def test_bands_compare_subnets_of_about_the_same_cost():
     assert figures.kendall_tau < 0.6
 
 
+def test_the_study_is_judged_by_precise_subnets_where_there_are_some():
+    full, quantized = additive_pairs(40, False), additive_pairs(60, True)
+    precise = {**dict(itertools.islice(quantized.items(), 20)), next(iter(full)): 70.0}
+    rows = run_study(full, quantized, FitSettings(n_steps=1), total, (10, 999), 1, precise=precise)
+    # Of 60 pairs 20 are judged by, which is more than a fifth.
+    assert [(row.n_train, row.n_held_out) for row in rows] == [(10, 20)] * 2 + [(40, 20)] * 2
+    assert len({row.spread for row in rows}) == 1
+
+
 def test_the_study_covers_all_sizes_and_kinds_under_each_seed(tmp_path):
     settings = FitSettings(n_steps=10)
     rows = run_study(

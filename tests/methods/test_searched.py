@@ -91,6 +91,10 @@ def test_a_share_is_held_out_the_same_each_time():
     assert train | held_out == pairs
     assert hold_out(pairs, 0.3, seed=1) == (train, held_out)
     assert set(hold_out(pairs, 0.3, seed=2)[1]) != set(held_out)
+    # Some that are judged by in any case take the places of others, or more places than there are.
+    first = set(list(train)[:2])
+    assert set(hold_out(pairs, 0.3, 1, first)[1]) == {*first, next(iter(held_out))}
+    assert set(hold_out(pairs, 0.3, 1, set(train))[0]) == set(held_out)
 
 
 def test_the_kind_that_has_learned_from_searches_is_searched_with_and_judged_by_them():
@@ -147,6 +151,32 @@ def test_no_predictor_learns_from_the_searched_pairs_it_is_judged_by(monkeypatch
         assert held_out <= set(searched)
         assert not held_out & set().union(*learned)
     assert whole == [full, pairs | searched]  # those to use know them all
+
+
+def test_nothing_is_learned_of_subnets_that_predictors_are_judged_by_precisely(monkeypatch):
+    subnets = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 60))
+    pairs = {subnet: 70.0 + i for i, subnet in enumerate(subnets[:30])}
+    full = {subnet.full_precision(): top1 for subnet, top1 in pairs.items()}
+    searched = dict.fromkeys(subnets[30:], 75.0)
+    precise = dict.fromkeys([*subnets[10:14], *subnets[40:43], *list(full)[:3]], 60.0)
+    learned = []
+
+    def spy_learn(pairs, *args, **more):
+        learned.append(set(pairs))
+        return learn(pairs, *args, **more)
+
+    monkeypatch.setattr("methods.prediction.fit.learn", spy_learn)
+    few, cost = FitSettings(n_steps=1), lambda genes: genes.sum(1)
+    fits = fit_all(full, pairs, searched, few, cost, precise=precise)
+    assert len(learned) == 4
+    assert not set(precise) & set().union(*learned)
+    for name, fitted in fits.by_name.items():
+        assert fitted.precise.n_held_out == (3 if name == "full precision" else 7)
+        assert fitted.precise.spread == 0
+        assert fitted.quality.n_held_out == 6
+        assert fitted.precise.rmse != fitted.quality.rmse
+    alone = fit(pairs, True, few, cost)
+    assert alone.precise is None
 
 
 def test_a_round_tells_how_right_the_predictor_was_before_it_learned(predictor, found):
