@@ -80,16 +80,21 @@ def fit(
     limits the pairs to learn from; those held out stay the same. Those of `besides` are learned
     from, too, and none of them is held out. `precise` holds subnets of this kind with accuracies
     that were measured more precisely: nothing is learned of them, and it is judged by them, too.
-    Raises ApqError when there are too few pairs to hold some out.
+    Raises ApqError when there are too few pairs to hold some out, or to learn from the others.
     """
+    kind = "quantized" if quantized else "full-precision"
     if len(pairs) < MIN_PAIRS:
-        kind = "quantized" if quantized else "full-precision"
         raise ApqError(
             f"{len(pairs)} {kind} pairs are too few to train on and hold some out; gather at "
             f"least {MIN_PAIRS} with 'apq collect'"
         )
     precise = precise or {}
     train, held_out = hold_out(pairs, settings.held_out, settings.seed, first=precise)
+    if len(train) < 2:
+        raise ApqError(
+            f"{len(held_out)} of {len(pairs)} {kind} pairs are measured more precisely, to judge "
+            f"by: too few are left to learn from; gather more with 'apq collect'"
+        )
     train = dict(itertools.islice(train.items(), n_train))
     train |= {subnet: top1 for subnet, top1 in (besides or {}).items() if subnet not in precise}
     predictor = learn(train, quantized, settings, start, space, device)

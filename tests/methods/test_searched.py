@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from apq import ApqError
 from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from methods.prediction.draws import draw_subnets
@@ -177,6 +178,8 @@ def test_nothing_is_learned_of_subnets_that_predictors_are_judged_by_precisely(m
         assert fitted.precise.rmse != fitted.quality.rmse
     alone = fit(pairs, True, few, cost)
     assert alone.precise is None
+    with pytest.raises(ApqError, match="29 of 30 quantized pairs are measured more precisely, to"):
+        fit(pairs, True, few, cost, precise=dict.fromkeys(subnets[:29], 60.0))
 
 
 def test_a_round_tells_how_right_the_predictor_was_before_it_learned(predictor, found):
