@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -86,7 +87,7 @@ def check_start(problem: SearchProblem, start: np.ndarray | None) -> np.ndarray:
     return problem.domain.settle(start)
 
 
-class Run:
+class Run(ABC):
     """A search of one problem: an engine is a subclass that says what a step is."""
 
     def __init__(self, problem: SearchProblem, settings: SearchSettings) -> None:
@@ -97,13 +98,13 @@ class Run:
         self.operators = Operators(problem.domain, self.rng)
         self.started = 0.0
 
+    @abstractmethod
     def steps(self, start: np.ndarray) -> Iterator[Pool]:
         """Yield the best subnets known, first after the starting step and then after every step.
 
         `start` are feasible subnets to begin with, perhaps none. The caller stops iterating
         once time or patience is spent.
         """
-        raise NotImplementedError
 
     def search(self, on_progress: ProgressFn | None, start: np.ndarray | None) -> SearchResult:
         """Run to the end and return what was found.

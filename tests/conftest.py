@@ -24,7 +24,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Files of whole commands, each minutes long: first, or one process would be left alone with them.
+# Files of whole commands, a minute or more each: first, or one process is left alone with them.
 LONGEST = ("test_end_to_end.py", "test_relaunch.py", "test_processes.py")
 
 

@@ -80,8 +80,16 @@ def fit_all(
     def fit_quantized(
         start: AccuracyPredictor | None, besides: Mapping[Subnet, float] | None = None
     ) -> Fit:
-        judged_by = {"besides": besides, "precise": precise_quantized}
-        return fit(quantized, True, settings, cost_fn, start, device=device, **judged_by)
+        return fit(
+            quantized,
+            True,
+            settings,
+            cost_fn,
+            start,
+            device=device,
+            besides=besides,
+            precise=precise_quantized,
+        )
 
     fits[SCRATCH] = fit_quantized(None)
     fits[TRANSFER] = fit_quantized(start)
