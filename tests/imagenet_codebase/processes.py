@@ -1,7 +1,7 @@
-"""Training runs in processes of their own, for tests: killed ones, and two that work as one.
+"""Runs in processes of their own, for tests: killed ones, and two that work as one.
 
-A script, not a test: python processes.py kill|pair FOLDER. It imports torch once and forks; what
-the processes find goes to FOLDER/*.pt.
+A script, not a test: python processes.py kill|pair|commands FOLDER. It imports torch once and
+forks; what the processes find goes to FOLDER/*.pt, what commands print to FOLDER/*.txt.
 """
 
 import os
@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
-from apq import ApqError
+from apq import ApqError, Experiment, cli
 from apq.space import SearchSpace, Stage
 from apq.subnet import smallest
 from elastic_nn.modules import ElasticBatchNorm2d
@@ -121,7 +122,7 @@ def train(folder, log=None):
 
 def kill_many(folder):
     """Run once undisturbed, and once more with twenty kill -9 at random moments."""
-    assert fork_and_wait(lambda: train(folder / "undisturbed")) == 0
+    wait([start_process(lambda: train(folder / "undisturbed"))])
     draw, kills, log = random.Random(0), 0, folder / "log"
     log.touch()
     while kills < N_KILLS:
@@ -135,13 +136,14 @@ def kill_many(folder):
         if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0:
             break
         kills += 1
-    assert fork_and_wait(lambda: train(folder / "killed", log)) == 0
+    wait([start_process(lambda: train(folder / "killed", log))])
     torch.save({"kills": kills}, folder / "kills.pt")
 
 
-def fork_and_wait(work):
-    """Run a function in a process; return its exit status."""
-    return os.waitstatus_to_exitcode(os.waitpid(start_process(work), 0)[1])
+def wait(processes):
+    """Wait for processes by number; all have to end well."""
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in processes]
+    assert not any(statuses), statuses
 
 
 def start_process(work):
@@ -305,23 +307,71 @@ def scenarios(folder):
             torch.save(found, folder / "found.pt")
 
 
+def start_two(work):
+    """Run a function in two processes that know of each other; return the processes' numbers."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+
+    def launched(rank):
+        os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+        os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+        work()
+
+    return [start_process(lambda rank=rank: launched(rank)) for rank in range(2)]
+
+
 def pair(folder):
     """Run the scenarios alone and in two processes."""
     for name in ("one", "two"):
         (folder / name).mkdir()
     alone = start_process(lambda: scenarios(folder / "one"))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    wait([alone, *start_two(lambda: scenarios(folder / "two"))])
 
-    def work(rank):
-        os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
-        scenarios(folder / "two")
 
-    started = [alone, *(start_process(lambda rank=rank: work(rank)) for rank in range(2))]
-    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in started]
-    assert statuses == [0, 0, 0], statuses
+# ---- commands ----
+
+
+def commands(folder):
+    """Run commands in two processes, most of them alone too; NAME-2.txt is what is printed."""
+    import sklearn.datasets  # noqa: F401 - once, before forking
+
+    os.chdir(folder)
+    for part, n in (("train", 6), ("test", 2)):
+        for blue in (0, 200):
+            images = Path("images", part, str(blue))
+            images.mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (32, 32), (20 * i, 9, blue)).save(images / f"{i}.png")
+    Experiment.create("small", smallest().with_bits(8), 3.0, {"image_size": 32}, root="exps")
+    coloured = ["--dataset=folder", "--data_dir=images", "--image_size=32", "--batch_size=2"]
+    wait([alone("quant-aware", "--exp_name=small", "--n_epochs=1", *coloured)])
+    test = ["test", "--exp_dir=exps/small", "--data_dir=images"]
+    wait([alone(*test), *in_two(*test)])
+    few = ["--n_full=2", "--n_quantized=3", "--n_noise=2", "--n_bn_images=64", "--n_val_images=64"]
+    collect = ["collect", *few, "--image_size=32", "--out=pairs-{n}.json"]
+    wait([alone(*collect), *in_two(*collect)])
+    epochs = ["--largest_epochs=0", "--elastic_epochs=1", "--quantized_epochs=0"]
+    sandwich = ["--n_random=1", "--sandwich_every=2"]
+    wait(in_two("supernet", *epochs, *sandwich, *coloured, "--out=supernet.pth.tar"))
+
+
+def alone(*argv):
+    """Run a command in a process; return the process's number."""
+    return start_process(lambda: command(1, argv))
+
+
+def in_two(*argv):
+    """Run a command in two processes that know of each other; return the processes' numbers."""
+    return start_two(lambda: command(2, argv))
+
+
+def command(n, argv):
+    """Run a command, as one of `n` processes, and append what it prints to a file."""
+    sys.stdout = open(f"{argv[0]}-{n}.txt", "a")  # noqa: SIM115 - until the process ends
+    status = cli.run(argv[0], [flag.format(n=n) for flag in argv[1:]], f"apq {argv[0]}")
+    sys.stdout.flush()
+    assert status == 0, argv
 
 
 if __name__ == "__main__":
@@ -329,4 +379,4 @@ if __name__ == "__main__":
     # What torch imports on first use takes seconds: once, before forking. No backward pass may
     # have run by then.
     make_trainer(Path(sys.argv[2]), TrainingSettings(), 4)
-    {"kill": kill_many, "pair": pair}[sys.argv[1]](Path(sys.argv[2]))
+    {"kill": kill_many, "pair": pair, "commands": commands}[sys.argv[1]](Path(sys.argv[2]))

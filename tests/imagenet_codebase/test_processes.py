@@ -1,5 +1,6 @@
 """Runs that are killed, and two processes that train, measure and stop as one."""
 
+import json
 import logging
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from apq import ApqError
+from elastic_nn.networks.files import load_supernet
 from imagenet_codebase.run_manager import launch
 from utils import checkpoint
 
@@ -162,6 +164,41 @@ def test_work_is_dealt_out_and_its_results_are_told_to_all(found):
     assert one["squares"] == two["squares"] == [(i, i * i) for i in range(11)]
     assert one["worked"] == [list(range(11))]
     assert two["worked"] == [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9]]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder in which commands ran in two processes, and alone."""
+    folder = tmp_path_factory.mktemp("commands")
+    run("commands", folder)
+    return folder
+
+
+def test_two_processes_measure_a_trained_network_as_one(workplace):
+    one, two = ((workplace / f"test-{n}.txt").read_text() for n in (1, 2))
+    assert "on the 4 test images of folder at 32 px" in one
+    assert two == one
+
+
+def test_two_processes_collect_the_same_pairs(workplace):
+    one, two = ((workplace / f"collect-{n}.txt").read_text() for n in (1, 2))
+    assert one.splitlines()[-1] == "pairs: pairs-1.json"
+    assert two == one.replace("pairs-1", "pairs-2")
+    one, two = (json.loads((workplace / f"pairs-{n}.json").read_text()) for n in (1, 2))
+    assert len(one) == 5
+    assert list(one) == list(two)
+    # Batches of another process may be summed in another order: one image of 64 may differ.
+    assert all(abs(one[arch] - two[arch]) <= 100 / 64 for arch in one)
+    assert not list(workplace.glob("*.log"))
+
+
+def test_two_processes_train_a_supernet(workplace):
+    told = (workplace / "supernet-2.txt").read_text()
+    assert told.count("2 processes, 2 images each: batches of 4") == 1
+    assert told.splitlines()[-1] == "supernet: supernet.pth.tar"
+    card = json.loads((workplace / "supernet.pth.tar.card.json").read_text())
+    assert card["settings"]["sandwich_every"] == 2
+    assert load_supernet(workplace / "supernet.pth.tar").net.n_classes == 2
 
 
 def test_one_process_is_not_relaunched(monkeypatch):
