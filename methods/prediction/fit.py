@@ -161,7 +161,7 @@ def _follow(predictor: AccuracyPredictor, accuracy_fn: GenesFn, settings: FitSet
     """Train a predictor to tell the accuracies of random subnets, new ones in each step."""
     device = predictor.regressor.weight.device
     rng = np.random.default_rng(settings.seed)
-    optimizer = torch.optim.Adam(predictor.parameters(), lr=settings.lr)
+    optimizer = torch.optim.Adam(predictor.parameters(), lr=settings.lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.n_steps)
     scale = None  # makes the loss one number for every data set
     predictor.train()

@@ -238,7 +238,7 @@ def additive_pairs(n, quantized, seed=0):
     return {s: float(70 + a) for s, a in zip(subnets, score, strict=True)}
 
 
-FAST = FitSettings(n_steps=300, batch_size=64, lr=3e-3, seed=1)
+FAST = FitSettings(n_steps=200, batch_size=64, lr=3e-3, seed=1)
 
 
 def total(genes):
