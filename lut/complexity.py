@@ -6,16 +6,23 @@ shortcuts are not counted. A model's size counts weights at their own bits witho
 one 32-bit bias for each output channel: batch norm is folded into the convolution.
 """
 
+from typing import Any, TypeVar
+
+import numpy as np
+
 from lut.layers import Layer
+
+Bits = TypeVar("Bits", int, np.ndarray)
+"""A bit width, or an array of them; what they cost has their shape."""
 
 BIAS_BYTES = 4
 
 
-def bitops(layer: Layer, w_bits: int, a_bits: int) -> int:
+def bitops(layer: Layer, w_bits: Bits, a_bits: Bits) -> Bits:
     """Return the bit operations of a layer on one image: MACs x weight bits x activation bits."""
     return layer.macs * w_bits * a_bits
 
 
-def size_bytes(layer: Layer, w_bits: int) -> float:
+def size_bytes(layer: Layer, w_bits: Bits) -> Any:
     """Return the bytes of a layer's weights and biases; 6-bit weights may end within a byte."""
     return layer.n_weights * w_bits / 8 + layer.out_channels * BIAS_BYTES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from apq.errors import ApqError
 from apq.space import Block, SearchSpace
@@ -92,7 +93,11 @@ class Layer:
 
     def key(self, w_bits: int, a_bits: int) -> str:
         """Return the entry's name in a table, in the format of the authors' file."""
-        return f"{self.shape}-W{w_bits}A{a_bits}"
+        return f"{self._shape_text}-W{w_bits}A{a_bits}"
+
+    @cached_property
+    def _shape_text(self) -> str:
+        return str(self.shape)  # once: a table is asked for every layer at many bit widths
 
 
 def check_image_size(image_size: int) -> None:

@@ -42,11 +42,12 @@ def find_feasible(
     `option_costs` has shape (n_limits, n_options), the others (n_limits,).
     """
     shares = option_costs / maximum[:, None]
+    known = np.where(domain.allowed_options, shares, 0.0)
     constants = fixed_costs / maximum - 1
     weights = np.full(len(maximum), 1 / len(maximum))
     best: Outcome | None = None
     for round_ in range(1, ROUNDS + 1):
-        genes = domain.least(weights @ np.where(domain.allowed_options, shares, np.inf))
+        genes = domain.least(np.where(domain.allowed_options, weights @ known, np.inf))
         excesses = _excesses(domain, genes, shares, constants)
         best = _better(best, genes, float(excesses.max()), float(weights @ excesses), weights)
         if best.excess <= 0 or best.bound > 0:

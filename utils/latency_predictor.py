@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, get_args
 
 import numpy as np
@@ -162,39 +162,36 @@ class LatencyPredictor:
 
     def _block_tables(self, block: Block, input_size: int) -> tuple[np.ndarray, np.ndarray]:
         kernels = self.space.kernels
-        pw, dw = [], []
-        for width in block.widths:
-            expand, _, project = block_layers(block, input_size, kernels[0], width)
-            pw.append(self._bit_costs(expand) + self._bit_costs(project))
-        for kernel in kernels:
-            layers = [block_layers(block, input_size, kernel, width)[1] for width in block.widths]
-            dw.append([self._bit_costs(layer) for layer in layers])
-        pw_costs, dw_costs = np.array(pw), np.array(dw)
+        layers = _all_layers(block, input_size, kernels)  # by kernel, then by width
+        pw_costs = np.array(
+            [self._bit_costs(expand) + self._bit_costs(project) for expand, _, project in layers[0]]
+        )
+        dw_costs = np.array([[self._bit_costs(layer) for _, layer, _ in row] for row in layers])
         dw_costs[np.broadcast_to(~self.space.allowed[:, None, None, :], dw_costs.shape)] = np.inf
         for costs in (pw_costs, dw_costs):
             if not np.isfinite(costs).any():
                 # Nothing of this block can run: let the table say what it lacks, and the remedy.
                 w_bits = self.space.bits[-1]
-                for layer in block_layers(block, input_size, kernels[0], block.widths[0]):
+                for layer in layers[0][0]:
                     self.table.cost(layer, w_bits, w_bits)
         return pw_costs, dw_costs
 
     def _bit_costs(self, layer: Layer) -> np.ndarray:
         """Return a layer's cost at each (weight bits, activation bits), shape (bits, bits)."""
-        bits = self.space.bits
-        costs = np.array([[self._layer_cost(layer, w, a) for a in bits] for w in bits], dtype=float)
-        if self._table_decides:
-            known = [[layer.key(w, a) in self.table.layers for a in bits] for w in bits]
-            costs[~np.array(known)] = np.inf
-        return costs
-
-    def _layer_cost(self, layer: Layer, w_bits: int, a_bits: int) -> float:
+        bits, entries = np.array(self.space.bits), None
+        if self._table_decides or self.type in ("latency", "energy"):
+            keys = (layer.key(w, a) for w in self.space.bits for a in self.space.bits)
+            entries = [self.table.layers.get(key) for key in keys]
         if self.type == "bitops":
-            return float(bitops(layer, w_bits, a_bits))
-        if self.type == "size":
-            return size_bytes(layer, w_bits)
-        entry = self.table.layers.get(layer.key(w_bits, a_bits))
-        return entry[self.type] if entry else np.inf
+            costs = bitops(layer, bits[:, None], bits).astype(float)
+        elif self.type == "size":
+            costs = np.tile(size_bytes(layer, bits[:, None]), len(bits))
+        else:
+            known = [entry[self.type] if entry else np.inf for entry in entries]
+            costs = np.array(known, dtype=float).reshape(len(bits), len(bits))
+        if self._table_decides:
+            costs[np.array([entry is None for entry in entries]).reshape(costs.shape)] = np.inf
+        return costs
 
     def _extreme(self, sign: int) -> tuple[float, Subnet]:
         costs = self.option_costs
@@ -216,8 +213,10 @@ class LatencyPredictor:
                 self.table.fixed(name, self.space, self.n_classes) for name in self._fixed_layers()
             ]
             return sum(cost[self.type] for cost in costs)
-        bits = self.space.fixed_bits
-        return sum(self._layer_cost(layer, bits, bits) for layer in self._fixed_layers().values())
+        bits, layers = self.space.fixed_bits, self._fixed_layers().values()
+        if self.type == "bitops":
+            return float(sum(bitops(layer, bits, bits) for layer in layers))
+        return sum(size_bytes(layer, bits) for layer in layers)
 
     def _fixed_rows(self) -> list[CostRow]:
         rows = []
@@ -241,6 +240,17 @@ class LatencyPredictor:
             components = self.table.components and self.table.components[layer.key(*bits)]
             rows.append(_row(i + 1, name, layer, width, bits, cost, components))
         return rows
+
+
+@lru_cache(maxsize=256)  # every type of cost asks for the same ones
+def _all_layers(
+    block: Block, input_size: int, kernels: tuple[int, ...]
+) -> tuple[tuple[tuple[Layer, Layer, Layer], ...], ...]:
+    """Return the three layers of a block by kernel and by width."""
+    return tuple(
+        tuple(block_layers(block, input_size, kernel, width) for width in block.widths)
+        for kernel in kernels
+    )
 
 
 def _row(
