@@ -33,6 +33,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
+BLANK_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def drawn(request, monkeypatch):
+    """Leave plots blank but in tests marked `plots`: hundreds of runs would draw theirs."""
+    if not request.node.get_closest_marker("plots"):
+
+        def savefig(figure, file, **_):
+            file.write(BLANK_PNG)
+
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """The folder of oracles computed with the authors' code, beside a developer's checkout."""

@@ -22,6 +22,7 @@ def front(name: str = "front") -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.plots
 def test_a_looser_budget_is_never_worse(home, call):
     flags = ("--exp_name=front", "--from=4", "--to=16", "--points=5", QUICK)
     status, out, err = call("pareto", *flags)

@@ -176,6 +176,7 @@ def test_choices_are_excluded(home, call):
 # ---- what a search leaves ----
 
 
+@pytest.mark.plots
 def test_the_folder_tells_how_the_search_went(home, call):
     assert call("search", "--exp_name=found", "--constraint=9", "--generations=30")[0] == 0
     experiment = found()

@@ -483,6 +483,7 @@ def test_seconds_add_up_over_sittings(start, monkeypatch):
     assert second.history[0]["seconds"] > spent
 
 
+@pytest.mark.plots
 def test_the_folder_explains_the_run(start, monkeypatch):
     trainer = start(arch="a")
     trainer.run()

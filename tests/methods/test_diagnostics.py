@@ -124,6 +124,7 @@ def test_two_halves_are_one_history():
     assert whole.n_evaluated == 500
 
 
+@pytest.mark.plots
 def test_plots_are_png_files():
     history = [record(step) for step in range(3)]
     curves = [
