@@ -134,10 +134,16 @@ def _tell_searched(path: Path) -> None:
 
 def _tell(path: Path) -> None:
     """Print where the pairs are, and what is known of their noise."""
-    from methods.prediction.collect import KINDS, NOISE
+    from methods.prediction.collect import NOISE, SAMPLING_NOISE
+    from methods.prediction.images import KINDS
 
     card = read_card(path)
     for kind, words in KINDS.items():
         if (points := figure_of(card, NOISE, kind)) is not None:
             print(f"with other images a measurement {words} strays by {points:.2f} points")
+        if (points := figure_of(card, SAMPLING_NOISE, kind)) is not None:
+            print(
+                f"an accuracy {words} on all validation images strays by {points:.2f} points from "
+                f"that on all images like them"
+            )
     print(f"pairs: {path}")

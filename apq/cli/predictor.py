@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,6 +113,8 @@ class _Inputs:
     precise: dict[Subnet, float]
     source: dict[str, Any]
     """The card of the random pairs."""
+    precise_source: dict[str, Any]
+    """That of the more precise ones; empty where there are none."""
     last_round: Any
     """What that of the searched ones tells of the last search; None where it does not."""
     hashes: dict[str, str]
@@ -198,6 +201,7 @@ def _read(args: argparse.Namespace) -> _Inputs:
         searched=searched,
         precise=precise,
         source=read_card(path),
+        precise_source=read_card(precisely) if precise else {},
         last_round=read_card(from_searches).get(LAST_ROUND) if searched else None,
         hashes=hashes,
     )
@@ -214,7 +218,7 @@ def _tell(fits: AllFits, inputs: _Inputs, folder: Path) -> None:
     if precise := [_row(name, fit.precise) for name, fit in fits.by_name.items() if fit.precise]:
         print("the same, judged by subnets that were measured more precisely:")
         print(format_table(HEADERS, precise))
-    for line in _about_noise(fits.by_name, inputs.source):
+    for line in _about_noise(fits.by_name, inputs):
         print(line)
     if fits.about_searched:
         print(fits.about_searched)
@@ -255,16 +259,26 @@ def _check_free(paths: Sequence[Path], dataset: str, overwrite: bool) -> None:
             )
 
 
-def _about_noise(fits: Mapping[str, Fit], source: Mapping[str, Any]) -> Iterator[str]:
+def _about_noise(fits: Mapping[str, Fit], inputs: _Inputs) -> Iterator[str]:
     """Yield what the noise of the measurements leaves for a predictor to get right."""
-    from methods.prediction.collect import KINDS, NOISE
+    from methods.prediction.collect import NOISE, SAMPLING_NOISE
+    from methods.prediction.images import KINDS
     from methods.prediction.kinds import FULL, TRANSFER
 
     for (kind, words), name in zip(KINDS.items(), (FULL, TRANSFER), strict=True):
-        if (noise := figure_of(source, NOISE, kind)) is not None:
+        fit = fits[name]
+        if (noise := figure_of(inputs.source, NOISE, kind)) is not None:
             yield (
                 f"a measurement {words} strays by {noise:.2f} points: a perfect predictor would "
-                f"have a Kendall tau of about {fits[name].quality.best_tau(noise):.2f}"
+                f"have a Kendall tau of about {fit.quality.best_tau(noise):.2f}"
+            )
+        sampling = figure_of(inputs.precise_source, SAMPLING_NOISE, kind)
+        if fit.precise and sampling is not None:
+            noise = math.hypot(sampling, figure_of(inputs.precise_source, NOISE, kind) or 0.0)
+            yield (
+                f"a more precise one strays by {noise:.2f} points from the accuracy on all images "
+                f"like these: a predictor of that one would have a Kendall tau of about "
+                f"{fit.precise.best_tau(noise):.2f}"
             )
 
 

@@ -21,13 +21,14 @@ from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
 from methods.prediction.draws import draw_subnets
-from methods.prediction.images import OwnImages
+from methods.prediction.images import KINDS, OwnImages
 from methods.prediction.pairs import PairLog, split_pairs
 
 NOISE = "noise_points"
-"""Where a card of pairs holds the noise of each kind."""
-KINDS = {"full": "in full precision", "quantized": "quantized"}
-"""Their keys there, and how messages name them."""
+"""Where a card of pairs holds, for each of `KINDS`, how far measurements stray that take other
+images of the split."""
+SAMPLING_NOISE = "sampling_noise_points"
+"""Where it holds how far those on all of the split stray from those on all images like them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,8 @@ def collect(
 
     Each subnet gets `n_bn_images` and `n_val_images` of its own (`OwnImages`); 0 of the latter are
     all of the split. At the end `n_noise` subnets of each kind are measured once more to tell the
-    noise (`noise_floor`), which the card then holds. `facts` name the supernet; with those of the
+    noise (`noise_floor`), which the card then holds, and that of the split's images
+    (`OwnImages.sampling_noise`). `facts` name the supernet; with those of the
     data they are kept beside the pairs. Several processes take turns to measure; the first one
     writes. Goes on where an earlier call was stopped; returns False when Ctrl-C stopped this one.
     Raises ApqError when the file holds pairs that something else measured.
@@ -109,11 +111,10 @@ def collect(
         noise = distributed.from_first(lambda: _known_noise(path, n_noise))
         stopped, before = False, set(pairs)
         is_full = all(sum(map(q.includes, pairs)) >= q.wanted for q in quotas)
-        top1_of = None
+        images = top1_of = None
         if not is_full or (n_noise and pairs and not noise):
-            top1_of = OwnImages(
-                net, data, n_bn_images, n_val_images, batch_size, n_workers, seed
-            ).top1
+            images = OwnImages(net, data, n_bn_images, n_val_images, batch_size, n_workers, seed)
+            top1_of = images.top1
         interrupted = held.enter_context(deferred_interrupt())
         for quota in quotas:
             have = sum(map(quota.includes, pairs))
@@ -136,7 +137,11 @@ def collect(
                 for kind, some in zip(KINDS, split_pairs(pairs), strict=True)
                 if some
             }
-            noise = {NOISE: points, "n_noise": n_noise}
+            noise = {
+                NOISE: points,
+                SAMPLING_NOISE: images.sampling_noise(),
+                "n_noise": n_noise,
+            }
         if log:
             new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
             said = _said(path, quotas, new)
@@ -155,10 +160,11 @@ def _said(path: Path, quotas: Sequence[Quota], new: Mapping[Subnet, float]) -> d
 def _known_noise(path: Path, n_noise: int) -> dict[str, Any]:
     """Return what the card says of the noise, if it is of so many subnets."""
     card = read_card(path)
-    # Once it was one number for both kinds.
-    if card.get("n_noise") != n_noise or not isinstance(card.get(NOISE), dict):
+    # Once it was one number for both kinds, and nothing was said of other images than the split's.
+    names = (NOISE, SAMPLING_NOISE)
+    if card.get("n_noise") != n_noise or not all(isinstance(card.get(n), dict) for n in names):
         return {}
-    return {name: card[name] for name in (NOISE, "n_noise")}
+    return {name: card[name] for name in (*names, "n_noise")}
 
 
 def noise_floor(

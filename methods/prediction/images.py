@@ -8,6 +8,9 @@ Errors of draws that have nothing to do with each other average out instead.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,10 +23,12 @@ from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.evaluate import to_device, which_right
 from imagenet_codebase.run_manager.measuring import measure, ready_to_measure, with_variance
 
+KINDS = {"full": "in full precision", "quantized": "quantized"}
+"""Kinds of subnets as cards name them, and as messages do."""
 POOL = 8192
 """Images of a split that draws are made from: 1.2 GB of bytes at 224 px."""
 N_REFERENCES = 4
-"""Subnets of each kind, in full precision and quantized, that tell easy images from hard ones."""
+"""Subnets of each of `KINDS` that tell easy images from hard ones."""
 
 
 class OwnImages:
@@ -55,7 +60,7 @@ class OwnImages:
             self._val = data.keep("val", max(n_val_images, POOL), n_workers, seed)
             # Some draws are easier than others, for all subnets alike: that part of the noise is
             # known, and taken out (a control variate).
-            self._ease = self._ease_of_images()
+            self._ease = self._references_right.mean(axis=0)
 
     def top1(self, subnet: Subnet, draw: int = 0) -> float:
         """Return a subnet's accuracy, 0..1; another `draw` takes other images."""
@@ -80,18 +85,43 @@ class OwnImages:
         batches = self._train.batches(drawn, self._batch_size, self._device)
         return with_variance([to_device(images, self._device) for images, _ in batches])
 
-    def _ease_of_images(self) -> np.ndarray:
-        """Return which share of the reference subnets recognises each image, (n_images,)."""
-        everything = np.arange(len(self._val))
+    def sampling_noise(self) -> dict[str, float]:
+        """Return, for each of `KINDS`, how far accuracies on all of these images stray, in points.
+
+        That is from accuracies on all images like them (`sampling_noise`).
+        """
+        full = [not subnet.quantized for subnet in references(self._net.space, self._seed)]
+        right = self._references_right
+        return {kind: sampling_noise(right[np.array(full) == (kind == "full")]) for kind in KINDS}
+
+    @cached_property
+    def _references_right(self) -> np.ndarray:
+        """Which validation images the reference subnets recognise, bool (n_subnets, n_images)."""
 
         def right(subnet: Subnet) -> np.ndarray:
-            rng = self._rng(0, subnet.to_json())
-            ready = ready_to_measure(self._net, subnet, self._statistics(rng))
-            images = self._val.batches(everything, self._batch_size, self._device)
+            statistics = self._statistics(self._rng(0, subnet.to_json()))
+            ready = ready_to_measure(self._net, subnet, statistics)
+            images = self._data.loader("val", self._batch_size, self._n_workers)
+            if self._val is not None:
+                everything = np.arange(len(self._val))
+                images = self._val.batches(everything, self._batch_size, self._device)
             return which_right(ready, images).numpy()
 
         rows = distributed.each(references(self._net.space, self._seed), right)
-        return np.mean([row for _, row in rows], axis=0)
+        return np.array([row for _, row in rows])
+
+
+def sampling_noise(right: np.ndarray) -> float:
+    """Return how far accuracies on some images stray from those on all there could be, in points.
+
+    As a standard deviation of one, from the differences between two, which are what ranks go by:
+    what is hard for all alike does not count. `right` (n_subnets, n_images) says which subnet
+    recognises which image; NaN for a single subnet.
+    """
+    differences = [np.subtract(*pair) for pair in itertools.combinations(right.astype(float), 2)]
+    if not differences:
+        return math.nan
+    return 100 * math.sqrt(np.mean(np.var(differences, axis=1)) / 2 / right.shape[1])
 
 
 def references(space: SearchSpace, seed: int) -> list[Subnet]:

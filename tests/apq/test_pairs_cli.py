@@ -113,12 +113,16 @@ def test_a_predictor_is_judged_by_precise_pairs_too(pairs, call):
     some = list(read_pairs(pairs / "pairs.json"))
     write_pairs(path, dict(zip([*some[:3], *some[20:25]], range(60, 68), strict=True)))
     facts = {"dataset": "digits", "image_size": 64, "supernet_sha256": "a" * 64}
-    write_card(path, **facts, n_images=5000)
+    noise = {"noise_points": {"quantized": 0.3}, "sampling_noise_points": {"quantized": 0.4}}
+    write_card(path, **facts, n_images=5000, **noise)
     status, out, err = call("predictor", "--n_steps=5")
     assert status == 0, err
     _, precisely = out.split("the same, judged by subnets that were measured more precisely:\n")
     assert re.search(r"full precision +16 +3 ", precisely)
     assert re.search(r"quantized, by transfer +15 +5 ", precisely)
+    # hypot(0.3, 0.4) of the 1.414 points that 63 to 67 spread by: 2 / pi * arcsin(0.935).
+    assert "strays by 0.50 points from the accuracy on all images like these" in precisely
+    assert "would have a Kendall tau of about 0.77\n" in precisely
     card = read_card(pairs / "acc_quant.pt")
     assert card["figures"]["quantized, by transfer, on precise pairs"]["n_held_out"] == 5
     assert card["precise_sha256"] == files.sha256(path)

@@ -8,7 +8,7 @@ import torch
 
 from elastic_nn.networks import OnceForAllNet
 from methods.prediction import images as module
-from methods.prediction.images import N_REFERENCES, OwnImages, references
+from methods.prediction.images import N_REFERENCES, OwnImages, references, sampling_noise
 
 
 @pytest.fixture
@@ -95,6 +95,39 @@ def test_what_is_easy_for_all_does_not_count(net, toy_data, subnets, monkeypatch
         better.append(by)
         for subnet in subnets:
             assert own.top1(subnet) == pytest.approx(top1)
+
+
+def test_sampling_noise_by_hand():
+    # The two differ on three of four images, by 1, -1 and 1: variance 11/16 of a difference.
+    right = np.array([[1, 0, 1, 1], [0, 1, 0, 1]], dtype=bool)
+    assert sampling_noise(right) == pytest.approx(100 * (11 / 16 / 2 / 4) ** 0.5)
+    assert sampling_noise(right[[0, 0, 0]]) == 0
+    assert np.isnan(sampling_noise(right[:1]))
+
+
+def test_sampling_noise_is_how_accuracies_on_other_images_differ():
+    rng = np.random.default_rng(0)
+    hard = rng.random(200_000)  # what is hard for all alike
+    right = rng.random((6, 200_000)) < hard
+    accuracies = right.reshape(6, 100, 2000).mean(axis=2)
+    # By what their differences do from one set of 2,000 images to the next.
+    strays = np.std(np.diff(accuracies, axis=0), axis=1).mean() / 2**0.5
+    assert sampling_noise(right[:, :2000]) == pytest.approx(100 * strays, rel=0.1)
+
+
+@pytest.mark.parametrize("n_val_images", [0, 5])
+def test_each_kind_has_a_sampling_noise_of_its_own(net, toy_data, monkeypatch, n_val_images):
+    wanted = np.random.default_rng(0).random((2 * N_REFERENCES, 12)) < 0.5
+    wanted[1::2] = wanted[1]  # the quantized ones agree
+    rows = iter(torch.from_numpy(wanted))
+
+    def which_right(ready, images):
+        assert sum(len(labels) for _, labels in images) == 12
+        return next(rows)
+
+    monkeypatch.setattr(module, "which_right", which_right)
+    found = OwnImages(net, toy_data, 8, n_val_images).sampling_noise()
+    assert found == {"full": sampling_noise(wanted[0::2]), "quantized": 0.0}
 
 
 def test_all_validation_images_need_no_references(net, toy_data, subnets, seen, monkeypatch):

@@ -172,14 +172,15 @@ def test_the_noise_is_that_of_other_images(net, toy_data, tmp_path, monkeypatch)
     path = tmp_path / "pairs.json"
     quotas = random_quotas(net.space, 2, 4, 0)
     assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8, n_noise=3)
-    noise = read_card(path)["noise_points"]
-    assert set(noise) == {"full", "quantized"}
-    assert min(noise.values()) >= 0
+    noise, sampling = (read_card(path)[name] for name in ("noise_points", "sampling_noise_points"))
+    assert set(noise) == set(sampling) == {"full", "quantized"}
+    assert min(*noise.values(), *sampling.values()) >= 0
     # Known already, it costs nothing when there is nothing else to measure.
     with monkeypatch.context() as patch:
         patch.setattr(module, "OwnImages", None)
         assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8, n_noise=3)
     assert read_card(path)["noise_points"] == noise
+    assert read_card(path)["sampling_noise_points"] == sampling
     # By hand: measured again, the first, the last and one between are off by 1, -2 and 2 points.
     pairs = read_pairs(path, net.space)
     assert len(pairs) == 6
