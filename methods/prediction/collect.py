@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from apq.progress import Counter, deferred_interrupt
+from apq.progress import Counter, Interruption, deferred_interrupt
 from apq.provenance import read_card
 from apq.space import SearchSpace
 from apq.subnet import Subnet
@@ -109,29 +109,15 @@ def collect(
 
         pairs = distributed.from_first(read)
         noise = distributed.from_first(lambda: _known_noise(path, n_noise))
-        stopped, before = False, set(pairs)
+        before = set(pairs)
         is_full = all(sum(map(q.includes, pairs)) >= q.wanted for q in quotas)
         images = top1_of = None
         if not is_full or (n_noise and pairs and not noise):
             images = OwnImages(net, data, n_bn_images, n_val_images, batch_size, n_workers, seed)
             top1_of = images.top1
         interrupted = held.enter_context(deferred_interrupt())
-        for quota in quotas:
-            have = sum(map(quota.includes, pairs))
-            bar = Counter(quota.what if distributed.is_first() else "", quota.wanted, have)
-            new = (subnet for subnet in quota.draw(have) if subnet not in pairs)
-            todo = itertools.islice(new, max(0, quota.wanted - have))
-            for subnet, top1 in distributed.each(todo, top1_of):
-                pairs[subnet] = round(100 * top1, 4)
-                if log:
-                    log.add(subnet, pairs[subnet])
-                bar.step(f"{top1:.1%}")
-                if stopped := any(distributed.any_of(bool(interrupted))):
-                    break
-            bar.close()
-            if stopped:
-                break
-        if n_noise and pairs and not stopped and (len(pairs) > len(before) or not noise):
+        finished = all(_fill(quota, pairs, top1_of, log, interrupted) for quota in quotas)
+        if n_noise and pairs and finished and (len(pairs) > len(before) or not noise):
             points = {
                 kind: noise_floor(some, n_noise, top1_of)
                 for kind, some in zip(KINDS, split_pairs(pairs), strict=True)
@@ -146,6 +132,34 @@ def collect(
             new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
             said = _said(path, quotas, new)
             log.finish((time.perf_counter() - started) / 60, **noise, **said)
+    return finished
+
+
+def _fill(
+    quota: Quota,
+    pairs: dict[Subnet, float],
+    top1_of: Callable[[Subnet], float] | None,
+    log: PairLog | None,
+    interrupted: Interruption,
+) -> bool:
+    """Measure subnets until there are as many as wanted; returns False when Ctrl-C came first.
+
+    What is measured goes into `pairs` and, in the first process, the log. Without `top1_of` there
+    are enough.
+    """
+    have = sum(map(quota.includes, pairs))
+    bar = Counter(quota.what if distributed.is_first() else "", quota.wanted, have)
+    new = (subnet for subnet in quota.draw(have) if subnet not in pairs)
+    todo = itertools.islice(new, max(0, quota.wanted - have))
+    stopped = False
+    for subnet, top1 in distributed.each(todo, top1_of):
+        pairs[subnet] = round(100 * top1, 4)
+        if log:
+            log.add(subnet, pairs[subnet])
+        bar.step(f"{top1:.1%}")
+        if stopped := any(distributed.any_of(bool(interrupted))):
+            break
+    bar.close()
     return not stopped
 
 
