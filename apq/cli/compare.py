@@ -194,5 +194,8 @@ def _plain(result: ContestResult) -> dict:
         "constraint": result.contest.maximum,
         "unit": result.contest.cost.unit,
         "searched": asdict(result.searched),
-        "random": [asdict(rival) for rival in result.rivals],
+        "random": [
+            {"arch": subnet.to_json(), **asdict(rival)}
+            for subnet, rival in zip(result.subnets, result.rivals, strict=True)
+        ],
     }

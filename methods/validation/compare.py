@@ -49,7 +49,10 @@ class ContestResult:
 
     contest: Contest
     searched: Outcome
+    subnets: tuple[Subnet, ...]
+    """The random ones."""
     rivals: tuple[Outcome, ...]
+    """What became of them."""
 
     @property
     def won(self) -> bool:
@@ -112,4 +115,6 @@ def compare(
                 yield None
                 return
             rivals.append(rival)
-        yield ContestResult(contest=contest, searched=searched, rivals=tuple(rivals))
+        yield ContestResult(
+            contest=contest, searched=searched, subnets=tuple(drawn), rivals=tuple(rivals)
+        )

@@ -3,12 +3,13 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from apq import ApqError, Experiment
+from apq import ApqError, Experiment, Subnet
 from apq.provenance import read_card
 from apq.space import PAPER_SPACE
 from apq.subnet import smallest
@@ -47,6 +48,12 @@ def test_compare_finetunes_and_tells_how_direct_accuracy_ranks(place, call, monk
     assert "of 3 random subnets: Kendall tau" in out
     (result,) = json.loads((place / "models" / "comparison.json").read_text())
     assert len(result["random"]) == 3
+    rivals = [Subnet.from_json(rival["arch"]) for rival in result["random"]]
+    costs = LatencyPredictor("latency", 64).predict(rivals)
+    assert ((costs <= BUDGET) & (costs > 0.98 * BUDGET)).all()
+    kept = {p.name: json.loads(p.read_text()) for p in Path("models/comparison.json.run").iterdir()}
+    (name,) = (name for name in kept if name.endswith("-2.json"))
+    assert result["random"][1] == kept[name]
     assert result["arch"] == Experiment.open(place / "exps" / "found").subnet().to_json()
     assert read_card(place / "models" / "comparison.json")["correlation"]["n_subnets"] == 3
     assert Experiment.open(place / "exps" / "found").best_checkpoint.exists()

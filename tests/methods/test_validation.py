@@ -163,7 +163,7 @@ def test_a_contest_is_won_only_against_all():
 
     def result(*rivals):
         return ContestResult(
-            contest=None, searched=outcome(0.8), rivals=tuple(map(outcome, rivals))
+            contest=None, searched=outcome(0.8), subnets=(), rivals=tuple(map(outcome, rivals))
         )
 
     assert result(0.7, 0.79).won
