@@ -272,7 +272,7 @@ def _about_noise(fits: Mapping[str, Fit], inputs: _Inputs) -> Iterator[str]:
                 f"a measurement {words} strays by {noise:.2f} points: a perfect predictor would "
                 f"have a Kendall tau of about {fit.quality.best_tau(noise):.2f}"
             )
-        sampling = figure_of(inputs.precise_source, SAMPLING_NOISE, kind)
+        sampling = figure_of(inputs.source, SAMPLING_NOISE, kind)
         if fit.precise and sampling is not None:
             noise = math.hypot(sampling, figure_of(inputs.precise_source, NOISE, kind) or 0.0)
             yield (

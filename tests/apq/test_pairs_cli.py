@@ -113,8 +113,8 @@ def test_a_predictor_is_judged_by_precise_pairs_too(pairs, call):
     some = list(read_pairs(pairs / "pairs.json"))
     write_pairs(path, dict(zip([*some[:3], *some[20:25]], range(60, 68), strict=True)))
     facts = {"dataset": "digits", "image_size": 64, "supernet_sha256": "a" * 64}
-    noise = {"noise_points": {"quantized": 0.3}, "sampling_noise_points": {"quantized": 0.4}}
-    write_card(path, **facts, n_images=5000, **noise)
+    write_card(path, **facts, n_images=5000, noise_points={"quantized": 0.3})
+    write_card(pairs / "pairs.json", **facts, sampling_noise_points={"quantized": 0.4})
     status, out, err = call("predictor", "--n_steps=5")
     assert status == 0, err
     _, precisely = out.split("the same, judged by subnets that were measured more precisely:\n")
