@@ -6,13 +6,11 @@ shortcuts are not counted. A model's size counts weights at their own bits witho
 one 32-bit bias for each output channel: batch norm is folded into the convolution.
 """
 
-from typing import Any, TypeVar
-
 import numpy as np
 
 from lut.layers import Layer
 
-Bits = TypeVar("Bits", int, np.ndarray)
+Bits = int | np.ndarray
 """A bit width, or an array of them; what they cost has their shape."""
 
 BIAS_BYTES = 4
@@ -23,6 +21,6 @@ def bitops(layer: Layer, w_bits: Bits, a_bits: Bits) -> Bits:
     return layer.macs * w_bits * a_bits
 
 
-def size_bytes(layer: Layer, w_bits: Bits) -> Any:
+def size_bytes(layer: Layer, w_bits: Bits) -> float | np.ndarray:
     """Return the bytes of a layer's weights and biases; 6-bit weights may end within a byte."""
     return layer.n_weights * w_bits / 8 + layer.out_channels * BIAS_BYTES

@@ -16,7 +16,7 @@ from apq.options import BlockOptions, block_options
 from apq.space import PAPER_SPACE, Block, SearchSpace, as_genes
 from apq.subnet import Subnet
 from lut import table as lut_table
-from lut.complexity import bitops, size_bytes
+from lut.complexity import Bits, bitops, size_bytes
 from lut.layers import IMAGENET_CLASSES, Layer, block_layers, fixed_layers, input_sizes
 
 CostType = Literal["latency", "energy", "bitops", "size"]
@@ -178,20 +178,28 @@ class LatencyPredictor:
 
     def _bit_costs(self, layer: Layer) -> np.ndarray:
         """Return a layer's cost at each (weight bits, activation bits), shape (bits, bits)."""
-        bits, entries = np.array(self.space.bits), None
-        if self._table_decides or self.type in ("latency", "energy"):
-            keys = (layer.key(w, a) for w in self.space.bits for a in self.space.bits)
-            entries = [self.table.layers.get(key) for key in keys]
-        if self.type == "bitops":
-            costs = bitops(layer, bits[:, None], bits).astype(float)
-        elif self.type == "size":
-            costs = np.tile(size_bytes(layer, bits[:, None]), len(bits))
+        bits = self.space.bits
+        from_table = self.type in ("latency", "energy")
+        entries = []
+        if from_table or self._table_decides:
+            entries = [self.table.layers.get(layer.key(w, a)) for w in bits for a in bits]
+        if from_table:
+            costs = np.array([entry[self.type] if entry else np.inf for entry in entries], float)
         else:
-            known = [entry[self.type] if entry else np.inf for entry in entries]
-            costs = np.array(known, dtype=float).reshape(len(bits), len(bits))
+            costs = self._computed(layer, *self._bit_pairs).astype(float)
         if self._table_decides:
-            costs[np.array([entry is None for entry in entries]).reshape(costs.shape)] = np.inf
-        return costs
+            costs[[entry is None for entry in entries]] = np.inf
+        return costs.reshape(len(bits), len(bits))
+
+    @cached_property
+    def _bit_pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every weight bit width with every activation bit width, in the order of the costs."""
+        n, bits = len(self.space.bits), np.array(self.space.bits)
+        return np.repeat(bits, n), np.tile(bits, n)
+
+    def _computed(self, layer: Layer, w_bits: Bits, a_bits: Bits) -> float | np.ndarray:
+        """Return bit operations or bytes, which no table is needed for."""
+        return bitops(layer, w_bits, a_bits) if self.type == "bitops" else size_bytes(layer, w_bits)
 
     def _extreme(self, sign: int) -> tuple[float, Subnet]:
         costs = self.option_costs
@@ -214,9 +222,7 @@ class LatencyPredictor:
             ]
             return sum(cost[self.type] for cost in costs)
         bits, layers = self.space.fixed_bits, self._fixed_layers().values()
-        if self.type == "bitops":
-            return float(sum(bitops(layer, bits, bits) for layer in layers))
-        return sum(size_bytes(layer, bits) for layer in layers)
+        return sum(float(self._computed(layer, bits, bits)) for layer in layers)
 
     def _fixed_rows(self) -> list[CostRow]:
         rows = []

@@ -84,10 +84,10 @@ def collect(
     Each subnet gets `n_bn_images` and `n_val_images` of its own (`OwnImages`); 0 of the latter are
     all of the split. At the end `n_noise` subnets of each kind are measured once more to tell the
     noise (`noise_floor`), which the card then holds, and that of the split's images
-    (`OwnImages.sampling_noise`). `facts` name the supernet; with those of the
-    data they are kept beside the pairs. Several processes take turns to measure; the first one
-    writes. Goes on where an earlier call was stopped; returns False when Ctrl-C stopped this one.
-    Raises ApqError when the file holds pairs that something else measured.
+    (`OwnImages.sampling_noise`). `facts` name the supernet; with those of the data they are kept
+    beside the pairs. Several processes take turns to measure; the first one writes. Goes on where
+    an earlier call was stopped; returns False when Ctrl-C stopped this one. Raises ApqError when
+    the file holds pairs that something else measured.
     """
     started = time.perf_counter()
     measured_with = {
@@ -111,15 +111,14 @@ def collect(
         noise = distributed.from_first(lambda: _known_noise(path, n_noise))
         before = set(pairs)
         is_full = all(sum(map(q.includes, pairs)) >= q.wanted for q in quotas)
-        images = top1_of = None
+        images = None
         if not is_full or (n_noise and pairs and not noise):
             images = OwnImages(net, data, n_bn_images, n_val_images, batch_size, n_workers, seed)
-            top1_of = images.top1
         interrupted = held.enter_context(deferred_interrupt())
-        finished = all(_fill(quota, pairs, top1_of, log, interrupted) for quota in quotas)
+        finished = all(_fill(quota, pairs, images, log, interrupted) for quota in quotas)
         if n_noise and pairs and finished and (len(pairs) > len(before) or not noise):
             points = {
-                kind: noise_floor(some, n_noise, top1_of)
+                kind: noise_floor(some, n_noise, images.top1)
                 for kind, some in zip(KINDS, split_pairs(pairs), strict=True)
                 if some
             }
@@ -138,21 +137,21 @@ def collect(
 def _fill(
     quota: Quota,
     pairs: dict[Subnet, float],
-    top1_of: Callable[[Subnet], float] | None,
+    images: OwnImages | None,
     log: PairLog | None,
     interrupted: Interruption,
 ) -> bool:
     """Measure subnets until there are as many as wanted; returns False when Ctrl-C came first.
 
-    What is measured goes into `pairs` and, in the first process, the log. Without `top1_of` there
-    are enough.
+    What is measured goes into `pairs` and, in the first process, the log. Where there are enough,
+    `images` may be missing.
     """
     have = sum(map(quota.includes, pairs))
     bar = Counter(quota.what if distributed.is_first() else "", quota.wanted, have)
     new = (subnet for subnet in quota.draw(have) if subnet not in pairs)
     todo = itertools.islice(new, max(0, quota.wanted - have))
     stopped = False
-    for subnet, top1 in distributed.each(todo, top1_of):
+    for subnet, top1 in distributed.each(todo, lambda subnet: images.top1(subnet)):
         pairs[subnet] = round(100 * top1, 4)
         if log:
             log.add(subnet, pairs[subnet])

@@ -90,9 +90,10 @@ class OwnImages:
 
         That is from accuracies on all images like them (`sampling_noise`).
         """
-        full = [not subnet.quantized for subnet in references(self._net.space, self._seed)]
-        right = self._references_right
-        return {kind: sampling_noise(right[np.array(full) == (kind == "full")]) for kind in KINDS}
+        subnets, right = references(self._net.space, self._seed), self._references_right
+        quantized = np.array([subnet.quantized for subnet in subnets])
+        of_kinds = (right[~quantized], right[quantized])
+        return {kind: sampling_noise(some) for kind, some in zip(KINDS, of_kinds, strict=True)}
 
     @cached_property
     def _references_right(self) -> np.ndarray:

@@ -24,6 +24,7 @@ def run(what, folder):
     argv = [sys.executable, str(SCRIPT), what, str(folder)]
     done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_work_is_dealt_out_and_its_results_are_told_to_all(found):
 def workplace(tmp_path_factory):
     """A folder in which commands ran in two processes, and alone."""
     folder = tmp_path_factory.mktemp("commands")
-    run("commands", folder)
+    assert run("commands", folder).stderr == ""
     return folder
 
 
