@@ -15,12 +15,13 @@ from elastic_nn.networks.files import load_supernet
 from imagenet_codebase.run_manager import launch
 from utils import checkpoint
 
-SCRIPT = Path(__file__).with_name("processes.py")
+SCRIPT = Path(__file__).with_name("processes")
+ROOT = Path(__file__).parents[2]
 STATES = ("last.pth.tar", "previous.pth.tar", "model_best.pth.tar")
 
 
 def run(what, folder):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     argv = [sys.executable, str(SCRIPT), what, str(folder)]
     done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
