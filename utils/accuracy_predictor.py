@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -77,13 +77,18 @@ class AccuracyPredictor(nn.Module):
             x += F.embedding_bag(bits, bit_columns, mode="sum").add_(self.quantize_fc.bias)
         return self._head(x)
 
+    def train(self, mode: bool = True) -> Self:
+        """Do as any module; what was kept of the weights is forgotten, as they may have changed."""
+        self._kept_columns = None
+        return super().train(mode)
+
     def _columns(self) -> tuple[Tensor, Tensor | None]:
         """Return the first weights' columns as rows, with a row of zeros below; kept."""
         weights = [self.layers[0][0].weight]
         weights += [self.quantize_fc.weight] if self.quantized else []
-        # Training writes in place, which counts the version up.
+        # Most writes in place count the version up. Fused optimizers do not: see `train`.
         state = [(weight.data_ptr(), weight._version) for weight in weights]
-        if self._kept_columns is None or self._kept_columns[0] != state:
+        if self.training or self._kept_columns is None or self._kept_columns[0] != state:
             rows = [F.pad(weight.detach().T, (0, 0, 0, 1)).contiguous() for weight in weights]
             self._kept_columns = state, (*rows, None)[:2]
         return self._kept_columns[1]

@@ -196,6 +196,26 @@ def test_predict_is_the_forward_pass_on_features(quantized: bool) -> None:
     assert abs(predictor.predict(genes) - expected).max() > 1e-3
 
 
+def test_training_by_a_fused_optimizer_changes_predictions() -> None:
+    """Such an optimizer writes without counting the weights' version up."""
+    predictor = AccuracyPredictor(hidden=8).eval()
+    genes = PAPER_SPACE.sample(np.random.default_rng(0), 20)
+    features = torch.from_numpy(predictor.converter.features(genes))
+    optimizer = torch.optim.Adam(predictor.parameters(), lr=0.1, fused=True)
+    predictor.predict(genes)
+    for training in (True, False):
+        predictor.train()
+        for _ in range(2):  # with a prediction between two steps
+            predictor.predict(genes)
+            optimizer.zero_grad()
+            predictor(features).sum().backward()
+            optimizer.step()
+        predictor.train(training)
+        with torch.no_grad():
+            expected = predictor(features).numpy()
+        np.testing.assert_allclose(predictor.predict(genes), expected, atol=1e-4)
+
+
 def test_positions_are_where_the_features_are_one() -> None:
     predictor = AccuracyPredictor()
     genes = PAPER_SPACE.sample(np.random.default_rng(0), 50)
