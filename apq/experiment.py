@@ -34,7 +34,7 @@ class Experiment:
     @classmethod
     def path_for(cls, name: str, root: str | Path = EXPERIMENTS_DIR) -> Path:
         """Return the folder of an experiment name; raises ApqError when it is not a plain name."""
-        if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,99}}({STOPPED})?", name):
+        if not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,99}}({re.escape(STOPPED)})?", name):
             raise ApqError(
                 f"experiment name {name[:120]!r} is not a plain name: use at most 100 letters, "
                 f"digits, '.', '_' and '-'; the folder is made under {root}/"

@@ -181,7 +181,9 @@ def test_a_card_speaks_of_its_own_file_alone(tmp_path):
     assert read_card(path) == {}
 
 
-@pytest.mark.parametrize("name", ["a/b", "../up", "", ".hidden", "/abs", "a b", "-flag"])
+@pytest.mark.parametrize(
+    "name", ["a/b", "../up", "", ".hidden", "/abs", "a b", "-flag", "a/stopped"]
+)
 def test_a_name_with_a_path_in_it_is_refused(tmp_path, name):
     with pytest.raises(ApqError, match="not a plain name"):
         Experiment.create(name, smallest(), 1.0, {}, root=tmp_path)
