@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -177,7 +178,8 @@ class TrainedSubnet:
 def load_trained(experiment: Experiment) -> TrainedSubnet | None:
     """Read an experiment's best checkpoint, ours or an authors' (supernet-shaped) one.
 
-    Returns None where there is no checkpoint; raises ApqError when it does not fit the subnet.
+    Returns None where there is no checkpoint; raises ApqError when it does not fit the subnet, or
+    tells that it was trained as another one, with other bits say.
     """
     path = experiment.best_checkpoint
     if not path.exists():
@@ -186,6 +188,7 @@ def load_trained(experiment: Experiment) -> TrainedSubnet | None:
     content = checkpoint.load(path)
     facts = {k: v for k, v in content.items() if isinstance(v, str | int | float | list)}
     with files.naming(path):
+        _check_subnet(facts.get("arch"), subnet)
         state_dict = checkpoint.state_dict(content)
         if any(name.endswith("7to5_matrix") for name in state_dict):
             loaded = supernet_from(state_dict, subnet.space)
@@ -193,6 +196,23 @@ def load_trained(experiment: Experiment) -> TrainedSubnet | None:
             return TrainedSubnet(loaded.net.extract(), facts)
         quantizer = facts.get("quantizer", "paper")
         return TrainedSubnet(_compact_network(subnet, state_dict, quantizer), facts)
+
+
+def _check_subnet(arch: object, subnet: Subnet) -> None:
+    """Raise ApqError when weights were trained as another subnet than the experiment's.
+
+    `arch` is the paper's JSON, or None where nothing tells. No shape of a weight tells its bits.
+    """
+    if arch is None:
+        return
+    trained, space = Subnet.from_json(arch, subnet.space), subnet.space
+    # Blocks that the depths leave out do not count.
+    ours, theirs = space.canonical(space.encode([subnet, trained]))
+    if trained.quantized != subnet.quantized or not np.array_equal(ours, theirs):
+        raise ApqError(
+            "the weights were trained as another subnet than the experiment's 'arch': finetune it "
+            "anew, with --restart"
+        )
 
 
 def _compact_network(

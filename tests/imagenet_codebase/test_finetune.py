@@ -390,6 +390,27 @@ def test_a_checkpoint_of_another_subnet_is_refused(experiment):
         assert len(str(error.value)) < 400
 
 
+def test_a_checkpoint_of_other_bits_is_refused(experiment):
+    subnet = experiment.subnet()
+    state = module.MobileNet.from_subnet(subnet, 4).state_dict()
+    idle = next(b.index for b in PAPER_SPACE.blocks if b not in subnet.active_blocks)
+    kernels = [*subnet.kernels]
+    kernels[idle] = 7
+    for arch in (subnet, replace(subnet, kernels=tuple(kernels))):
+        content = {"state_dict": state, "arch": arch.to_json()}
+        checkpoint.save(experiment.best_checkpoint, content)
+        assert load_trained(experiment).facts["arch"] == arch.to_json()
+    for arch, told in (
+        (subnet.with_bits(4).to_json(), "trained as another subnet"),
+        (subnet.full_precision().to_json(), "trained as another subnet"),
+        ("{", "not valid JSON"),
+        (7, "not valid JSON"),
+    ):
+        checkpoint.save(experiment.best_checkpoint, {"state_dict": state, "arch": arch})
+        with pytest.raises(ApqError, match=f"model_best.pth.tar: .*{told}"):
+            load_trained(experiment)
+
+
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda p: p.write_bytes(b"PK")])
 def test_lost_weights_of_a_run_that_has_ended_are_told(experiment, supernet_file, toy_data, damage):
     finetune(experiment, supernet_file, toy_data, SETTINGS, CPU)
