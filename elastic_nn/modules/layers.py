@@ -14,7 +14,7 @@ from torch import nn
 
 from elastic_nn.modules.depthwise import depthwise_conv2d
 from elastic_nn.modules.kernels import RELU6_CEILING
-from elastic_nn.modules.quantizers import quantize_relu6, quantize_signed
+from elastic_nn.modules.quantizers import SMALLEST_LIMIT, quantize_relu6, quantize_signed
 from elastic_nn.quantizer_kinds import PAPER, Quantizer
 
 LEAST_SHARE = 0.125
@@ -85,8 +85,13 @@ class QuantizedLayer(nn.Module):
         return quantize_signed(weight, limit, self.w_bits)
 
     @torch.no_grad()
-    def keep_weight_range(self) -> None:
-        """Keep learned weight ranges from where they clip nearly all, and no weight learns."""
+    def keep_ranges(self) -> None:
+        """Keep ranges above zero, and learned weight ranges from where no weight learns.
+
+        There they clip nearly all. A range below zero works as the smallest one does, but has to
+        come back all the way before it works otherwise.
+        """
+        self.activation_range.clamp_(min=SMALLEST_LIMIT)
         if self.quantizer.learned:
             dims = tuple(range(self.quantizer.per_channel, self.weight.dim()))
             most = self.weight.abs().amax(dims)  # a sixth of what vector_norm takes

@@ -29,11 +29,11 @@ def make_optimizer(net: nn.Module, settings: TrainingSettings) -> torch.optim.Op
     else:
         options = {"momentum": settings.momentum, "nesterov": settings.momentum > 0}
         optimizer = torch.optim.SGD(groups, lr=settings.lr, **options)
-    layers = [m for m in net.modules() if isinstance(m, QuantizedLayer) and m.quantizer.learned]
+    layers = [m for m in net.modules() if isinstance(m, QuantizedLayer)]
 
     def keep_ranges(*_: object) -> None:
         for layer in layers:
-            layer.keep_weight_range()
+            layer.keep_ranges()
 
     optimizer.register_step_post_hook(keep_ranges)
     return optimizer

@@ -165,11 +165,11 @@ def test_a_learned_range_keeps_a_share_of_its_largest_weight(kind):
     layer.weight.data[:] = torch.tensor([[1.6, -0.4], [0.1, -0.8]]).view(2, 2, 1, 1)
     layer.set_quantizer(find_quantizer(kind))
     layer.weight_range.data[:] = -0.5
-    layer.keep_weight_range()
+    layer.keep_ranges()
     expected = [0.2, 0.1] if kind == "lsq-channel" else [0.2]
     assert layer.weight_range.tolist() == pytest.approx(expected)
     layer.weight_range.data[:] = 0.3
-    layer.keep_weight_range()
+    layer.keep_ranges()
     assert layer.weight_range.tolist() == pytest.approx([0.3] * len(expected))
 
 

@@ -148,13 +148,18 @@ def n_weights(net):
     return sum(p.numel() for name, p in net.named_parameters() if not name.endswith("_range"))
 
 
-def test_no_step_takes_a_range_below_zero(start):
+@pytest.mark.parametrize("quantizer", ["paper", "lsq-channel"])
+def test_no_step_takes_a_range_below_zero(start, quantizer):
     net = start().net
-    net.set_quantizer("lsq-channel")
+    net.set_quantizer(quantizer)
     optimizer = make_optimizer(net, replace(SETTINGS, lr=10.0, momentum=0.0))
     layer = net.first_conv.conv
+    layer.activation_range.grad = torch.ones_like(layer.activation_range)
     layer.weight_range.grad = torch.ones_like(layer.weight_range)
     optimizer.step()
+    assert 0 < layer.activation_range.item() < 1e-4
+    if quantizer == "paper":  # its weight ranges are no parameters
+        return
     most = layer.weight.detach().abs().amax((1, 2, 3))
     torch.testing.assert_close(layer.weight_range.detach(), most / 8)
 
