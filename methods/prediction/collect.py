@@ -28,7 +28,9 @@ NOISE = "noise_points"
 """Where a card of pairs holds, for each of `KINDS`, how far measurements stray that take other
 images of the split."""
 SAMPLING_NOISE = "sampling_noise_points"
-"""Where it holds how far those on all of the split stray from those on all images like them."""
+"""Where it holds how far those on all of the split (a draw of it, where it is large) stray from
+those on all images like them."""
+NOISE_FACTS = (NOISE, SAMPLING_NOISE, "n_noise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +86,11 @@ def collect(
     Each subnet gets `n_bn_images` and `n_val_images` of its own (`OwnImages`); 0 of the latter are
     all of the split. At the end `n_noise` subnets of each kind are measured once more to tell the
     noise (`noise_floor`), which the card then holds, and that of the split's images
-    (`OwnImages.sampling_noise`). `facts` name the supernet; with those of the data they are kept
-    beside the pairs. Several processes take turns to measure; the first one writes. Goes on where
-    an earlier call was stopped; returns False when Ctrl-C stopped this one. Raises ApqError when
-    the file holds pairs that something else measured.
+    (`OwnImages.sampling_noise`); what it holds already stays where nothing new is known. `facts`
+    name the supernet; with those of the data they are kept beside the pairs. Several processes
+    take turns to measure; the first one writes. Goes on where an earlier call was stopped; returns
+    False when Ctrl-C stopped this one. Raises ApqError when the file holds pairs that something
+    else measured.
     """
     started = time.perf_counter()
     measured_with = {
@@ -99,6 +102,7 @@ def collect(
         "own_images": True,  # once all subnets shared theirs
         "seed": seed,
     }
+    fact_names = (*NOISE_FACTS, *(name for quota in quotas for name in quota.fact_names))
     log: PairLog | None = None
     with contextlib.ExitStack() as held:
 
@@ -108,29 +112,24 @@ def collect(
             return dict(log.pairs)
 
         pairs = distributed.from_first(read)
-        noise = distributed.from_first(lambda: _known_noise(path, n_noise))
+        known = distributed.from_first(lambda: read_card(path))
         before = set(pairs)
         is_full = all(sum(map(q.includes, pairs)) >= q.wanted for q in quotas)
+        lacks_noise = bool(n_noise and pairs and not _tells_noise(known, n_noise))
         images = None
-        if not is_full or (n_noise and pairs and not noise):
+        if not is_full or lacks_noise:
             images = OwnImages(net, data, n_bn_images, n_val_images, batch_size, n_workers, seed)
         interrupted = held.enter_context(deferred_interrupt())
         finished = all(_fill(quota, pairs, images, log, interrupted) for quota in quotas)
-        if n_noise and pairs and finished and (len(pairs) > len(before) or not noise):
-            points = {
-                kind: noise_floor(some, n_noise, images.top1)
-                for kind, some in zip(KINDS, split_pairs(pairs), strict=True)
-                if some
-            }
-            noise = {
-                NOISE: points,
-                SAMPLING_NOISE: images.sampling_noise(),
-                "n_noise": n_noise,
-            }
+        new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
+        told: dict[str, Any] = {}
+        if finished and n_noise and pairs and (new or lacks_noise):
+            told |= _noise_facts(pairs, images, n_noise)
+        if new:
+            told |= {name: fact for quota in quotas for name, fact in quota.facts(new).items()}
         if log:
-            new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
-            said = _said(path, quotas, new)
-            log.finish((time.perf_counter() - started) / 60, **noise, **said)
+            kept = {name: known[name] for name in fact_names if name in known}
+            log.finish((time.perf_counter() - started) / 60, kept, told)
     return finished
 
 
@@ -162,22 +161,21 @@ def _fill(
     return not stopped
 
 
-def _said(path: Path, quotas: Sequence[Quota], new: Mapping[Subnet, float]) -> dict[str, Any]:
-    """Return what the quotas say of this sitting, or said of the last one that measured any."""
-    if new:
-        return {name: fact for quota in quotas for name, fact in quota.facts(new).items()}
-    card = read_card(path)
-    return {name: card[name] for quota in quotas for name in quota.fact_names if name in card}
-
-
-def _known_noise(path: Path, n_noise: int) -> dict[str, Any]:
-    """Return what the card says of the noise, if it is of so many subnets."""
-    card = read_card(path)
+def _tells_noise(card: Mapping[str, Any], n_noise: int) -> bool:
+    """Whether a card tells all of the noise, by so many subnets."""
     # Once it was one number for both kinds, and nothing was said of other images than the split's.
-    names = (NOISE, SAMPLING_NOISE)
-    if card.get("n_noise") != n_noise or not all(isinstance(card.get(n), dict) for n in names):
-        return {}
-    return {name: card[name] for name in (*names, "n_noise")}
+    tells = all(isinstance(card.get(name), dict) for name in (NOISE, SAMPLING_NOISE))
+    return tells and card.get("n_noise") == n_noise
+
+
+def _noise_facts(pairs: Mapping[Subnet, float], images: OwnImages, n: int) -> dict[str, Any]:
+    """Measure the noise; return what a card says of it (`NOISE_FACTS`)."""
+    points = {
+        kind: noise_floor(some, n, images.top1)
+        for kind, some in zip(KINDS, split_pairs(pairs), strict=True)
+        if some
+    }
+    return {NOISE: points, SAMPLING_NOISE: images.sampling_noise(), "n_noise": n}
 
 
 def noise_floor(

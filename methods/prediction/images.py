@@ -26,7 +26,8 @@ from imagenet_codebase.run_manager.measuring import measure, ready_to_measure, w
 KINDS = {"full": "in full precision", "quantized": "quantized"}
 """Kinds of subnets as cards name them, and as messages do."""
 POOL = 8192
-"""Images of a split that draws are made from: 1.2 GB of bytes at 224 px."""
+"""Images of a split that draws are made from: 1.2 GB of bytes at 224 px. Twice as many as a draw
+takes, where that is more and the split has them: else any two draws would be nearly alike."""
 N_REFERENCES = 4
 """Subnets of each of `KINDS` that tell easy images from hard ones."""
 
@@ -53,11 +54,11 @@ class OwnImages:
         self._n_bn_images, self._n_val_images = n_bn_images, n_val_images
         self._batch_size, self._n_workers = batch_size, n_workers
         self._device = next(net.parameters()).device
-        n_kept = max(n_bn_images, POOL)
+        n_kept = max(2 * n_bn_images, POOL)
         self._train = data.keep("train_unaugmented", n_kept, n_workers, seed)
         self._val = None
         if 0 < n_val_images < data.n_images("val"):
-            self._val = data.keep("val", max(n_val_images, POOL), n_workers, seed)
+            self._val = data.keep("val", max(2 * n_val_images, POOL), n_workers, seed)
             # Some draws are easier than others, for all subnets alike: that part of the noise is
             # known, and taken out (a control variate).
             self._ease = self._references_right.mean(axis=0)

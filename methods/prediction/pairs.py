@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Container, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from apq.lock import Lock
 from apq.provenance import figure_of, read_card, write_card
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
+
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_pairs(path: str | Path, space: SearchSpace = PAPER_SPACE) -> dict[Subnet, float]:
@@ -91,6 +94,7 @@ class PairLog:
         """Read what is there; other processes are kept away until `close`."""
         self.path, self.log_path, self.facts = Path(path), Path(f"{path}.log"), facts
         self.pairs: dict[Subnet, float] = {}
+        self._n_written = 0  # of the pairs, in a file with a card
         self._lock = Lock(self.log_path, "measures pairs into")
         self._lock.acquire()
         try:
@@ -101,6 +105,7 @@ class PairLog:
                 if card or not known:
                     self._check_facts(self.path, card)
                 self.pairs = read_pairs(path, space)
+                self._n_written = len(self.pairs) if card else 0
             if known:
                 self._read_log(known, space)
             else:
@@ -152,16 +157,22 @@ class PairLog:
         except OSError as error:
             raise ApqError(f"cannot write {self.log_path}: {error.strerror}") from None
 
-    def finish(self, minutes: float, **figures: Any) -> None:
-        """Write the paper's file and its card with the figures given, then drop the log.
+    def finish(
+        self, minutes: float, kept: Mapping[str, Any] = NONE, new: Mapping[str, Any] = NONE
+    ) -> None:
+        """Write the paper's file and its card, then drop the log.
 
-        `minutes` of this sitting are added to those of the earlier ones.
+        The card holds the figures that are `kept` of the one before and those that are `new`;
+        `minutes` of this sitting are added to those of the earlier ones. Where neither pairs nor
+        figures are new both files stay as they are, and still tell which command made them.
         """
-        minutes += figure_of(read_card(self.path), "minutes") or 0
-        write_pairs(self.path, self.pairs)
-        full, quantized = split_pairs(self.pairs)
-        counts = {"n_full": len(full), "n_quantized": len(quantized)}
-        write_card(self.path, **self.facts, **counts, **figures, minutes=round(minutes, 1))
+        if new or len(self.pairs) > self._n_written or not self._n_written:
+            minutes += figure_of(read_card(self.path), "minutes") or 0
+            write_pairs(self.path, self.pairs)
+            full, quantized = split_pairs(self.pairs)
+            counts = {"n_full": len(full), "n_quantized": len(quantized)}
+            figures = {**kept, **new, "minutes": round(minutes, 1)}
+            write_card(self.path, **self.facts, **counts, **figures)
         self.log_path.unlink(missing_ok=True)
 
 

@@ -73,6 +73,15 @@ def test_each_subnet_has_images_of_its_own_whatever_came_before(net, toy_data, s
     assert labels.tolist() == toy_data.val.labels[numbers].tolist()
 
 
+def test_large_draws_come_from_twice_as_many_images(net, toy_data, subnets, seen, monkeypatch):
+    monkeypatch.setattr(module, "POOL", 6)
+    images = OwnImages(net, toy_data, 12, 6, batch_size=4)
+    for subnet in subnets:
+        images.top1(subnet)
+    for kind in (0, 1):
+        assert len({frozenset(draw[kind]) for draw in drawn(seen, toy_data)}) == 3
+
+
 def test_what_is_easy_for_all_does_not_count(net, toy_data, subnets, monkeypatch):
     hits = torch.arange(12) % 3 > 0  # eight of the twelve validation images
     asked, better = [], [0.0]

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from apq import ApqError
-from apq.provenance import read_card
+from apq.provenance import card_path, read_card
 from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
@@ -181,6 +182,20 @@ def test_the_noise_is_that_of_other_images(net, toy_data, tmp_path, monkeypatch)
         assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8, n_noise=3)
     assert read_card(path)["noise_points"] == noise
     assert read_card(path)["sampling_noise_points"] == sampling
+    # Nor is it forgotten where none is asked for, and where nothing is new nothing is written.
+    both = (path, card_path(path))
+    written = [file.stat().st_mtime_ns for file in both]
+    assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8)
+    assert [file.stat().st_mtime_ns for file in both] == written
+    assert not list(tmp_path.glob("*.log"))
+    grown = tmp_path / "grown.json"
+    for file in both:
+        shutil.copy(file, str(file).replace("pairs", "grown"))
+    more = random_quotas(net.space, 2, 5, 0)
+    assert collect(net, toy_data, grown, more, {}, n_bn_images=16, batch_size=8)
+    card = read_card(grown)
+    assert card["n_quantized"] == 5
+    assert (card["noise_points"], card["sampling_noise_points"]) == (noise, sampling)
     # By hand: measured again, the first, the last and one between are off by 1, -2 and 2 points.
     pairs = read_pairs(path, net.space)
     assert len(pairs) == 6
