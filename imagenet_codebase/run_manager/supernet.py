@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from apq import files
@@ -26,14 +28,21 @@ from imagenet_codebase.run_manager.measuring import bn_batches, by_bits, ready_t
 from imagenet_codebase.run_manager.run_folder import RunFolder
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 from imagenet_codebase.run_manager.states import SavedStates
-from imagenet_codebase.run_manager.teacher import read_teacher
+from imagenet_codebase.run_manager.teacher import Teacher, read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
 
 
-def phases(
-    settings: SupernetSettings,
-) -> list[tuple[str, TrainingSettings, SandwichSettings]]:
-    """Return name, recipe and sandwich of the phases that have epochs."""
+@dataclass(frozen=True)
+class Phase:
+    """A part of a supernet's training: its recipe, and what its steps run."""
+
+    name: str
+    recipe: TrainingSettings
+    sandwich: SandwichSettings
+
+
+def phases(settings: SupernetSettings) -> list[Phase]:
+    """Return the phases that have epochs."""
     small = {
         "small_image_size": settings.small_image_size,
         "small_epochs": round(settings.small_share * settings.elastic_epochs),
@@ -54,20 +63,29 @@ def phases(
         "label_smoothing": settings.training.label_smoothing,
     }
     return [
-        (
+        Phase(
             name,
             replace(
                 settings.training,
                 n_epochs=n_epochs,
                 lr=lr,
+                seed=_phase_seed(settings.training.seed, place),
                 # A short phase has to come down again.
                 warmup_epochs=min(settings.training.warmup_epochs, n_epochs / 2),
             ),
             SandwichSettings(**common, **options),
         )
-        for name, n_epochs, lr, options in plan
+        for place, (name, n_epochs, lr, options) in enumerate(plan)
         if n_epochs
     ]
+
+
+def _phase_seed(seed: int, place: int) -> int:
+    """Return the seed of one of the phases, whichever others are left out.
+
+    With one for all, each would begin with the crops, the order and the subnets of the one before.
+    """
+    return int(np.random.SeedSequence([seed, place]).generate_state(1)[0])
 
 
 def train_supernet(
@@ -93,48 +111,31 @@ def train_supernet(
     statistics = bn_batches(
         data, settings.n_bn_images, settings.training.batch_size, device, n_workers=n_workers
     )
-    teacher, teacher_facts = None, {}
-    if settings.teacher:
-        path, size = Path(settings.teacher), settings.teacher_image_size
-        teacher = read_teacher(
-            path,
-            data,
-            statistics,
-            device,
-            settings.distill,
-            settings.training.label_smoothing,
-            size,
-            remedy="name another --teacher",
-        )
-        share = settings.distill
-        teacher_facts = {"sha256": files.sha256(path), "image_size": size, "distill": share}
+    teacher, teacher_facts = _teacher(settings, data, statistics, device)
+    facts = {"init": settings.init, "teacher": teacher_facts, **data.facts()}
     history: list[dict[str, float]] = []
-    for number, (name, recipe, sandwich) in enumerate(phases(settings), start=1):
+    for number, phase in enumerate(phases(settings), start=1):
+        name, n_epochs = phase.name, phase.recipe.n_epochs
         trainer = Trainer(
             net,
             data,
-            recipe,
-            SharedSandwichStep(net, sandwich, teacher),
+            phase.recipe,
+            SharedSandwichStep(net, phase.sandwich, teacher),
             _Validation(net, data, statistics, name, n_workers),
             folder / f"{number}-{name}",
-            {
-                "sandwich": asdict(sandwich),
-                "init": settings.init,
-                "teacher": teacher_facts,
-                **data.facts(),
-            },
+            {"sandwich": asdict(phase.sandwich), **facts},
             best_by="",
         )
         if trainer.resume():
-            print(f"{name}: going on after epoch {trainer.epoch} of {recipe.n_epochs}", flush=True)
+            print(f"{name}: going on after epoch {trainer.epoch} of {n_epochs}", flush=True)
         else:
             if number == 1 and settings.init:
                 normalize = data.train.source.normalize
                 start_from(net, settings.init, statistics, normalize.mean, normalize.std)
             _prepare(net, name, statistics)
-            print(f"{name}: {recipe.n_epochs} epochs", flush=True)
+            print(f"{name}: {n_epochs} epochs", flush=True)
         if name == "quantized":
-            compile_where_it_pays(recipe, PAPER, data.n_images("train"), device)
+            compile_where_it_pays(phase.recipe, PAPER, data.n_images("train"), device)
         if not trainer.run():
             return None
         earlier = len(history)
@@ -153,6 +154,29 @@ def forget_run(folder: Path) -> None:
         for phase in filter(Path.is_dir, folder.glob("*")):
             held.enter_context(SavedStates(phase).lock.held())
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _teacher(
+    settings: SupernetSettings,
+    data: DataProvider,
+    statistics: list[torch.Tensor],
+    device: torch.device,
+) -> tuple[Teacher | None, dict[str, Any]]:
+    """Return the teacher that the settings name, and what a run's facts say of it."""
+    if not settings.teacher:
+        return None, {}
+    path, size, share = Path(settings.teacher), settings.teacher_image_size, settings.distill
+    teacher = read_teacher(
+        path,
+        data,
+        statistics,
+        device,
+        share,
+        settings.training.label_smoothing,
+        size,
+        remedy="name another --teacher",
+    )
+    return teacher, {"sha256": files.sha256(path), "image_size": size, "distill": share}
 
 
 def _prepare(net: OnceForAllNet, phase: str, statistics: list[torch.Tensor]) -> None:

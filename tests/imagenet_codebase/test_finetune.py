@@ -542,10 +542,19 @@ def test_images_cannot_be_shrunk_to_more_than_they_are(tiny_space, toy_data, tmp
 
 def test_a_phase_without_epochs_is_left_out():
     settings = SupernetSettings(largest_epochs=0, elastic_epochs=3, quantized_epochs=0)
-    assert [(name, recipe.n_epochs) for name, recipe, _ in phases(settings)] == [("elastic", 3)]
+    assert [(phase.name, phase.recipe.n_epochs) for phase in phases(settings)] == [("elastic", 3)]
+
+
+def test_each_phase_draws_anew_whatever_is_left_out():
+    training = TrainingSettings(seed=1)
+    seeds = [phase.recipe.seed for phase in phases(SupernetSettings(training=training))]
+    other = phases(SupernetSettings(training=replace(training, seed=0)))
+    assert len({1, *seeds, *(phase.recipe.seed for phase in other)}) == 7
+    (last,) = phases(SupernetSettings(largest_epochs=0, elastic_epochs=0, training=training))
+    assert last.recipe.seed == seeds[2]
 
 
 def test_a_short_phase_warms_up_for_half_of_it_at_most():
     settings = SupernetSettings(largest_epochs=1, elastic_epochs=4, quantized_epochs=0)
-    warmup = {name: recipe.warmup_epochs for name, recipe, _ in phases(settings)}
+    warmup = {phase.name: phase.recipe.warmup_epochs for phase in phases(settings)}
     assert warmup == {"largest": 0.5, "elastic": 1.0}
