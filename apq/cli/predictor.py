@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     inputs, settings = _read(args), _settings(args)
     if args.ensemble:
         # Too few pairs are told before anything is written.
-        split_for_ensemble(inputs.quantized, settings)
+        split_for_ensemble(inputs.quantized, settings, inputs.precise)
     device = pick_device(args.device)
     need_scipy()  # before time is spent on training
     dataset = inputs.source.get("dataset", "unknown")
@@ -159,7 +159,13 @@ def run(args: argparse.Namespace) -> int:
     _tell(fits, inputs, args.out_dir)
     if args.ensemble:
         ensemble = fit_ensemble(
-            *pairs, args.ensemble, settings, latency, device=device, besides=fits.besides
+            *pairs,
+            args.ensemble,
+            settings,
+            latency,
+            device=device,
+            besides=fits.besides,
+            precise=inputs.precise,
         )
         _write_ensemble(args.out_dir / ENSEMBLE_NAME, ensemble, facts)
     if args.study:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,13 +42,14 @@ class EnsembleFit:
 
 
 def split_for_ensemble(
-    quantized: Mapping[Subnet, float], settings: FitSettings
+    quantized: Mapping[Subnet, float], settings: FitSettings, precise: Container[Subnet] = ()
 ) -> tuple[dict[Subnet, float], dict[Subnet, float]]:
     """Return the pairs that members train on, and those held out of all of them.
 
-    Raises ApqError when too few are left for every member to hold out some of its own.
+    Subnets that were measured more precisely are held out, as in `fit`. Raises ApqError when too
+    few are left for every member to hold out some of its own.
     """
-    train, held_out = hold_out(quantized, settings.held_out, settings.seed)
+    train, held_out = hold_out(quantized, settings.held_out, settings.seed, first=precise)
     if len(train) < MIN_PAIRS:
         raise ApqError(
             f"{len(quantized)} quantized pairs are too few for an ensemble: {len(train)} are left "
@@ -67,16 +68,17 @@ def fit_ensemble(
     space: SearchSpace = PAPER_SPACE,
     device: torch.device | str = "cpu",
     besides: Mapping[Subnet, float] | None = None,
+    precise: Container[Subnet] = (),
 ) -> EnsembleFit:
     """Train predictors by transfer, each on its own draw of the pairs and from its own weights.
 
     Pairs hold accuracies in %. The quantized ones that `fit` holds out with these settings are
-    held out of all members; `besides` as in `fit`. Raises ApqError when there are fewer than two
-    members, or too few pairs.
+    held out of all members; `besides` and `precise` as there. Raises ApqError when there are
+    fewer than two members, or too few pairs.
     """
     if n_members < 2:
         raise ApqError(f"an ensemble needs at least two predictors, not {n_members}")
-    train, held_out = split_for_ensemble(quantized, settings)
+    train, held_out = split_for_ensemble(quantized, settings, precise)
     members = []
     for i in track(range(n_members), "ensemble"):
         seed = int(np.random.SeedSequence([settings.seed, i]).generate_state(1)[0])

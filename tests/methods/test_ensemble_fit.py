@@ -9,7 +9,7 @@ from apq.provenance import read_card, write_card
 from apq.space import PAPER_SPACE
 from methods.prediction.ensemble import fit_ensemble
 from methods.prediction.fit import fit
-from methods.prediction.pairs import write_pairs
+from methods.prediction.pairs import as_arrays, write_pairs
 from methods.prediction.settings import FitSettings
 from utils.ensemble import ENSEMBLE_NAME, load_members
 from utils.latency_predictor import LatencyPredictor
@@ -49,6 +49,17 @@ def test_members_differ_and_their_mean_is_measured_on_pairs_none_has_seen(pairs,
     assert ensemble.quality.rmse == pytest.approx(rmse, rel=1e-4)
     spread = 100 * np.std([m.predict(held_out) for m in ensemble.members], axis=0).mean()
     assert ensemble.spread == pytest.approx(spread, rel=1e-3)
+
+
+def test_members_do_not_learn_from_what_was_measured_more_precisely(pairs, latency):
+    full, quantized = pairs
+    precise = dict.fromkeys(list(quantized)[:30], 0.0)
+    ensemble = fit_ensemble(full, quantized, 2, QUICK, latency, precise=precise)
+    assert (ensemble.quality.n_train, ensemble.quality.n_held_out) == (70, 30)
+    genes, measured = as_arrays({s: quantized[s] for s in precise}, PAPER_SPACE)
+    mean = np.mean([m.predict(genes) for m in ensemble.members], axis=0)
+    rmse = 100 * np.sqrt(np.mean((mean - measured) ** 2))
+    assert ensemble.quality.rmse == pytest.approx(rmse, rel=1e-4)
 
 
 def test_the_same_seed_gives_the_same_ensemble(pairs, latency):
