@@ -28,7 +28,7 @@ from apq.provenance import figure_of, read_card
 from apq.space import PAPER_SPACE, as_genes
 from apq.subnet import Subnet
 from methods.prediction.additive import PENALTIES, fit_additive
-from methods.prediction.collect import NOISE
+from methods.prediction.cards import NOISE
 from methods.prediction.fit import Quality, fit, quality
 from methods.prediction.pairs import as_arrays, hold_out, read_pairs, searched_path, split_pairs
 from methods.prediction.searched import SearchedQuality, searched_quality

@@ -14,6 +14,7 @@ from apq.cli.weights import add_supernet, find_supernet
 from apq.errors import ApqError
 from apq.paths import find_in
 from apq.provenance import figure_of, read_card
+from methods.prediction.cards import KINDS, LAST_ROUND, NOISE, SAMPLING_NOISE
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +125,7 @@ def _predictor(given: Path, data: DataProvider) -> AccuracyPredictor:
 
 def _tell_searched(path: Path) -> None:
     """Print how right the predictor was about what was found with it last."""
-    from methods.prediction.searched import LAST_ROUND, SearchedQuality
+    from methods.prediction.searched import SearchedQuality
 
     if last := read_card(path).get(LAST_ROUND):
         quality = SearchedQuality(rmse=last["rmse"], bias=last["bias"])
@@ -134,9 +135,6 @@ def _tell_searched(path: Path) -> None:
 
 def _tell(path: Path) -> None:
     """Print where the pairs are, and what is known of their noise."""
-    from methods.prediction.collect import NOISE, SAMPLING_NOISE
-    from methods.prediction.images import KINDS
-
     card = read_card(path)
     for kind, words in KINDS.items():
         if (points := figure_of(card, NOISE, kind)) is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from apq.cli.tables import format_table
 from apq.provenance import figure_of
 from methods.diagnostics import accuracy_rows, heaviest
+from methods.prediction.cards import ABOUT_SEARCHED, LAST_ROUND, TRANSFER
 
 if TYPE_CHECKING:
     from apq.cli.searching import Job
@@ -97,14 +98,14 @@ def accuracy_origin(job: Job) -> list[str]:
 def _expected_error(card: Mapping[str, Any]) -> str:
     """Return how far off the prediction may be, as far as the predictor's card tells."""
     # A search goes where a predictor is too hopeful: what searches found says how much.
-    bias = figure_of(card, "figures", "searched", "last_round", "bias")
+    bias = figure_of(card, "figures", ABOUT_SEARCHED, LAST_ROUND, "bias")
     if bias is not None:
         less, below = ("less", "below") if bias >= 0 else ("more", "above")
         return (
             f"; expect about {abs(bias):.1f} points {less}: the last searched subnets measured "
             f"that much {below} their prediction"
         )
-    for name, kind in (("searched", "searched"), ("quantized, by transfer", "random")):
+    for name, kind in ((ABOUT_SEARCHED, "searched"), (TRANSFER, "random")):
         rmse = figure_of(card, "figures", name, "rmse")
         if rmse is not None:
             return f", off by {rmse:.1f} points on {kind} subnets held out"

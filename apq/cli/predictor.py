@@ -15,6 +15,15 @@ from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.paths import find_model
 from apq.provenance import figure_of, read_card, write_card
+from methods.prediction.cards import (
+    ABOUT_SEARCHED,
+    FULL,
+    KINDS,
+    LAST_ROUND,
+    NOISE,
+    SAMPLING_NOISE,
+    TRANSFER,
+)
 from methods.prediction.settings import FitSettings
 
 if TYPE_CHECKING:
@@ -188,7 +197,6 @@ def _settings(args: argparse.Namespace) -> FitSettings:
 
 def _read(args: argparse.Namespace) -> _Inputs:
     from methods.prediction.pairs import precise_path, read_pairs, searched_path, split_pairs
-    from methods.prediction.searched import LAST_ROUND
 
     path = find_model(args.pairs)
     full, quantized = split_pairs(read_pairs(path))
@@ -233,8 +241,6 @@ def _tell(fits: AllFits, inputs: _Inputs, folder: Path) -> None:
 
 
 def _write_predictors(folder: Path, fits: AllFits, inputs: _Inputs, facts: dict[str, Any]) -> None:
-    from methods.prediction.searched import LAST_ROUND
-
     figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.by_name.items()}
     figures |= {
         f"{name}, {PRECISE}": asdict(fit.precise)
@@ -242,7 +248,7 @@ def _write_predictors(folder: Path, fits: AllFits, inputs: _Inputs, facts: dict[
         if fit.precise
     }
     if fits.about_searched:
-        figures["searched"] = {**fits.about_searched.figures(), LAST_ROUND: inputs.last_round}
+        figures[ABOUT_SEARCHED] = {**fits.about_searched.figures(), LAST_ROUND: inputs.last_round}
     for file, predictor in zip(OUTPUTS, fits.to_use.values(), strict=True):
         predictor.save(folder / file)
         write_card(folder / file, **facts, figures=figures)
@@ -267,10 +273,6 @@ def _check_free(paths: Sequence[Path], dataset: str, overwrite: bool) -> None:
 
 def _about_noise(fits: Mapping[str, Fit], inputs: _Inputs) -> Iterator[str]:
     """Yield what the noise of the measurements leaves for a predictor to get right."""
-    from methods.prediction.collect import NOISE, SAMPLING_NOISE
-    from methods.prediction.images import KINDS
-    from methods.prediction.kinds import FULL, TRANSFER
-
     for (kind, words), name in zip(KINDS.items(), (FULL, TRANSFER), strict=True):
         fit = fits[name]
         if (noise := figure_of(inputs.source, NOISE, kind)) is not None:
@@ -326,7 +328,6 @@ def _read_alike(path: Path, pairs: Path, facts: Sequence[str]) -> dict[Subnet, f
 
 
 def _write_ensemble(path: Path, ensemble: EnsembleFit, facts: dict[str, Any]) -> None:
-    from methods.prediction.kinds import TRANSFER
     from utils.ensemble import save_members
 
     quality, n_members = ensemble.quality, len(ensemble.members)

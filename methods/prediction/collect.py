@@ -20,17 +20,12 @@ from apq.subnet import Subnet
 from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
+from methods.prediction.cards import KINDS, N_NOISE, NOISE, SAMPLING_NOISE
 from methods.prediction.draws import draw_subnets
-from methods.prediction.images import KINDS, OwnImages
+from methods.prediction.images import OwnImages
 from methods.prediction.pairs import PairLog, split_pairs
 
-NOISE = "noise_points"
-"""Where a card of pairs holds, for each of `KINDS`, how far measurements stray that take other
-images of the split."""
-SAMPLING_NOISE = "sampling_noise_points"
-"""Where it holds how far those on all of the split (a draw of it, where it is large) stray from
-those on all images like them."""
-NOISE_FACTS = (NOISE, SAMPLING_NOISE, "n_noise")
+NOISE_FACTS = (NOISE, SAMPLING_NOISE, N_NOISE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +160,7 @@ def _tells_noise(card: Mapping[str, Any], n_noise: int) -> bool:
     """Whether a card tells all of the noise, by so many subnets."""
     # Once it was one number for both kinds, and nothing was said of other images than the split's.
     tells = all(isinstance(card.get(name), dict) for name in (NOISE, SAMPLING_NOISE))
-    return tells and card.get("n_noise") == n_noise
+    return tells and card.get(N_NOISE) == n_noise
 
 
 def _noise_facts(pairs: Mapping[Subnet, float], images: OwnImages, n: int) -> dict[str, Any]:
@@ -175,7 +170,7 @@ def _noise_facts(pairs: Mapping[Subnet, float], images: OwnImages, n: int) -> di
         for kind, some in zip(KINDS, split_pairs(pairs), strict=True)
         if some
     }
-    return {NOISE: points, SAMPLING_NOISE: images.sampling_noise(), "n_noise": n}
+    return {NOISE: points, SAMPLING_NOISE: images.sampling_noise(), N_NOISE: n}
 
 
 def noise_floor(

@@ -22,9 +22,8 @@ from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.evaluate import to_device, which_right
 from imagenet_codebase.run_manager.measuring import measure, ready_to_measure, with_variance
+from methods.prediction.cards import KINDS
 
-KINDS = {"full": "in full precision", "quantized": "quantized"}
-"""Kinds of subnets as cards name them, and as messages do."""
 POOL = 8192
 """Images of a split that draws are made from: 1.2 GB of bytes at 224 px. Twice as many as a draw
 takes, where that is more and the split has them: else any two draws would be nearly alike."""

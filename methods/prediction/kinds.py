@@ -9,14 +9,12 @@ from typing import Any
 import torch
 
 from apq.subnet import Subnet
+from methods.prediction.cards import FULL, SCRATCH, SEARCHED, TRANSFER
 from methods.prediction.fit import Fit, GenesFn, fit, learn
 from methods.prediction.pairs import hold_out, split_pairs
 from methods.prediction.searched import SearchedQuality, searched_quality
 from methods.prediction.settings import FitSettings
 from utils.accuracy_predictor import AccuracyPredictor
-
-FULL, SCRATCH = "full precision", "quantized, from scratch"
-TRANSFER, SEARCHED = "quantized, by transfer", "quantized, with searched pairs"
 
 
 @dataclass(frozen=True, kw_only=True)

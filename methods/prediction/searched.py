@@ -17,6 +17,7 @@ import numpy as np
 from apq.subnet import Subnet
 from imagenet_codebase.run_manager import distributed
 from methods import guided
+from methods.prediction.cards import LAST_ROUND
 from methods.prediction.collect import Quota
 from methods.prediction.pairs import as_arrays
 from methods.problem import Limit, SearchProblem
@@ -24,9 +25,6 @@ from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
 
 TYPES = ("latency", "energy")
-LAST_ROUND = "last_round"
-"""Where a card says how right the predictor was about what it found last, before it learned from
-that: an estimate for the next search."""
 # Where between the cheapest subnet and the dearest, on a logarithmic scale, budgets are drawn:
 # next to the ends there are few subnets.
 SHARES = (0.02, 0.8)

@@ -21,7 +21,7 @@ SIZES = (100, 200, 500, 1000, 2000)
 SEEDS = 5
 TABLE_NAME, FIGURE_NAME = "predictor-transfer.csv", "predictor-transfer.png"
 FIGURES = {"rmse": "RMSE (points)", "kendall_tau": "Kendall tau", "band_tau": "tau at equal cost"}
-SCRATCH, TRANSFER = "from scratch", "by transfer"
+FROM_SCRATCH, BY_TRANSFER = "from scratch", "by transfer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def run_study(
         seeded = replace(settings, seed=seed)
         source = fit(full, False, seeded, cost_fn, device=device, precise=precise_full).predictor
         for n_train in track(sizes, f"seed {seed}"):
-            for kind, start in ((SCRATCH, None), (TRANSFER, source)):
+            for kind, start in ((FROM_SCRATCH, None), (BY_TRANSFER, source)):
                 result = fit(
                     quantized,
                     True,
@@ -77,7 +77,7 @@ def run_study(
 def summarize(rows: Sequence[StudyRow]) -> list[tuple[str, ...]]:
     """Return a row of text for each kind and size: mean and standard deviation over the seeds."""
     table = []
-    for kind in (SCRATCH, TRANSFER):
+    for kind in (FROM_SCRATCH, BY_TRANSFER):
         for n_train in sorted({row.n_train for row in rows}):
             chosen = [row for row in rows if (row.kind, row.n_train) == (kind, n_train)]
             cells = []
@@ -108,7 +108,7 @@ def _png(rows: Sequence[StudyRow]) -> bytes:
     figure, all_axes = new_row(len(FIGURES))
     sizes = sorted({row.n_train for row in rows})
     for axes, (name, label) in zip(all_axes, FIGURES.items(), strict=True):
-        for kind, colour in zip((SCRATCH, TRANSFER), COLOURS, strict=False):
+        for kind, colour in zip((FROM_SCRATCH, BY_TRANSFER), COLOURS, strict=False):
             values = np.array(
                 [
                     [getattr(r, name) for r in rows if (r.kind, r.n_train) == (kind, n)]

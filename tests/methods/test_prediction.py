@@ -28,7 +28,7 @@ from methods.prediction.draws import draw_subnets
 from methods.prediction.fit import fit, quality
 from methods.prediction.pairs import PairLog, as_arrays, read_pairs, split_pairs, write_pairs
 from methods.prediction.settings import FitSettings
-from methods.prediction.study import SCRATCH, TRANSFER, run_study, summarize, write_study
+from methods.prediction.study import BY_TRANSFER, FROM_SCRATCH, run_study, summarize, write_study
 from utils.latency_predictor import LatencyPredictor
 
 
@@ -343,7 +343,7 @@ def test_the_study_covers_all_sizes_and_kinds_under_each_seed(tmp_path):
     rows = run_study(
         additive_pairs(40, False), additive_pairs(60, True), settings, total, (10, 30, 999), 2
     )
-    wanted = itertools.product((0, 1), (10, 30, 48), (SCRATCH, TRANSFER))
+    wanted = itertools.product((0, 1), (10, 30, 48), (FROM_SCRATCH, BY_TRANSFER))
     assert {(row.seed, row.n_train, row.kind) for row in rows} == set(wanted)
     assert all(row.n_held_out == 12 for row in rows)
     table, figure = write_study(rows, tmp_path)
@@ -351,8 +351,8 @@ def test_the_study_covers_all_sizes_and_kinds_under_each_seed(tmp_path):
         read = list(csv.DictReader(file))
     assert [float(line["rmse"]) for line in read] == pytest.approx([r.rmse for r in rows], 1e-5)
     assert figure.read_bytes().startswith(b"\x89PNG")
-    mean = np.mean([row.rmse for row in rows if (row.kind, row.n_train) == (SCRATCH, 30)])
-    assert summarize(rows)[1][:2] == (SCRATCH, "30")
+    mean = np.mean([row.rmse for row in rows if (row.kind, row.n_train) == (FROM_SCRATCH, 30)])
+    assert summarize(rows)[1][:2] == (FROM_SCRATCH, "30")
     assert summarize(rows)[1][2].startswith(f"{mean:.3f} ±")
 
 
