@@ -94,9 +94,7 @@ class Domain:
         round. A block that no allowed depth reaches keeps one legal choice of each gene.
         """
         allowed = self.asked.copy()
-        kernels = allowed[self.space.columns["kernels"], : len(self.space.kernels)]
-        a_bits = allowed[self.space.columns["dw_a_bits"], : len(self.space.bits)]
-        pairs = kernels[:, :, None] & a_bits[:, None, :] & self.space.allowed
+        kernels, a_bits, pairs = self._kernels_with_bits(allowed)
         kernels[:], a_bits[:] = pairs.any(axis=2), pairs.any(axis=1)
         legal_kernel, legal_bits = np.argwhere(self.space.allowed)[0]
         idle = np.flatnonzero(~self.reachable)
@@ -146,12 +144,17 @@ class Domain:
         order = np.argsort(~self.allowed, axis=1, kind="stable")
         return self.allowed.sum(axis=1), order
 
+    def _kernels_with_bits(self, choices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return views of the blocks' choices of kernels and of dw_a_bits, and which pairs of them
+        may stand together, bool (n_blocks, n_kernels, n_bits)."""
+        kernels = choices[self.space.columns["kernels"], : len(self.space.kernels)]
+        a_bits = choices[self.space.columns["dw_a_bits"], : len(self.space.bits)]
+        return kernels, a_bits, kernels[:, :, None] & a_bits[:, None, :] & self.space.allowed
+
     @cached_property
     def _pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Which (kernel, dw_a_bits) of each block may stand together; then as `_choices`."""
-        kernels = self.allowed[self.space.columns["kernels"], : len(self.space.kernels)]
-        a_bits = self.allowed[self.space.columns["dw_a_bits"], : len(self.space.bits)]
-        pairs = kernels[:, :, None] & a_bits[:, None, :] & self.space.allowed
+        _, _, pairs = self._kernels_with_bits(self.allowed)
         return pairs, pairs.sum(axis=2), np.argsort(~pairs, axis=2, kind="stable")
 
     @cached_property
@@ -193,6 +196,14 @@ class Domain:
             legal = self.space.allowed.reshape(shape[0], 1, 1, 1, 1, shape[-1])
             masks.append((mask & legal).ravel())
         return np.concatenate(masks)
+
+    def extreme(self, costs: np.ndarray, sign: int) -> np.ndarray:
+        """Return the genes (1, n_genes) of the cheapest subnet (sign 1), or of the dearest (-1).
+
+        `costs` are those of the options, (n_options,), not finite where one cannot be had; errors
+        as in `least`.
+        """
+        return self.least(np.where(np.isfinite(costs), sign * costs, np.inf))
 
     def least(self, values: np.ndarray) -> np.ndarray:
         """Return the genes (1, n_genes) whose active blocks' option values sum to the least.

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from apq import files
+from apq.cli.outputs import run_folder
 from apq.cli.tables import format_table
 from apq.cli.weights import find_supernet
 from apq.experiment import Experiment
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     """Do what `main` says, in one of several processes or alone."""
     data = open_dataset(args.dataset, args.data_dir)
     supernet = find_supernet(args.supernet, data.name)
-    folder = args.folder or args.out.with_name(args.out.name + ".run")
+    folder = args.folder or run_folder(args.out)
     todo = subnets(args.exp_names, args.only)
     variants = dict(list(VARIANTS.items())[: args.first])
     results: dict[tuple[str, str], list[float]] = {}
@@ -110,8 +111,8 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
                 seed=seed,
                 compile=True,
             )
-            run_folder = folder / f"{number}-{seed}"
-            bench = FinetuningBench(supernet, data, settings, run_folder, device, with_direct=False)
+            own = folder / f"{number}-{seed}"
+            bench = FinetuningBench(supernet, data, settings, own, device, with_direct=False)
             for name, subnet in todo.items():
                 subnet = subnet.full_precision() if variant == FULL else subnet
                 outcome = bench.measure(name, subnet)

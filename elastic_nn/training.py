@@ -33,7 +33,7 @@ class SandwichSettings:
     """How many epochs that are."""
 
 
-Teacher = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+AnswersFn = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Maps images (N, 3, S, S) and labels (N,) to probabilities (N, n_classes)."""
 
 
@@ -48,7 +48,7 @@ class SandwichStep:
     """
 
     def __init__(
-        self, net: OnceForAllNet, settings: SandwichSettings, teacher: Teacher | None = None
+        self, net: OnceForAllNet, settings: SandwichSettings, teacher: AnswersFn | None = None
     ) -> None:
         self.net, self.settings, self.teacher = net, settings, teacher
         self.largest, self.smallest = largest(net.space), smallest(net.space)

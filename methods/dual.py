@@ -21,7 +21,7 @@ POLISH_SWEEPS = 20
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Feasibility:
     """What is known of a set of limits; excesses are relative, (cost - limit) / limit."""
 
     genes: np.ndarray
@@ -36,7 +36,7 @@ class Outcome:
 
 def find_feasible(
     domain: Domain, option_costs: np.ndarray, fixed_costs: np.ndarray, maximum: np.ndarray
-) -> Outcome:
+) -> Feasibility:
     """Look for a subnet within all limits; stops as soon as one, or a proof, is found.
 
     `option_costs` has shape (n_limits, n_options), the others (n_limits,).
@@ -45,7 +45,7 @@ def find_feasible(
     known = np.where(domain.allowed_options, shares, 0.0)
     constants = fixed_costs / maximum - 1
     weights = np.full(len(maximum), 1 / len(maximum))
-    best: Outcome | None = None
+    best: Feasibility | None = None
     for round_ in range(1, ROUNDS + 1):
         genes = domain.least(np.where(domain.allowed_options, weights @ known, np.inf))
         excesses = _excesses(domain, genes, shares, constants)
@@ -55,19 +55,19 @@ def find_feasible(
         weights = weights * np.exp(STEP / np.sqrt(round_) * (excesses - excesses.max()))
         weights = weights / weights.sum()
     genes, excess = _polish(domain, best.genes, shares, constants)
-    return Outcome(genes, excess, best.bound, best.weights)
+    return Feasibility(genes, excess, best.bound, best.weights)
 
 
 def _better(
-    best: Outcome | None, genes: np.ndarray, excess: float, bound: float, weights: np.ndarray
-) -> Outcome:
+    best: Feasibility | None, genes: np.ndarray, excess: float, bound: float, weights: np.ndarray
+) -> Feasibility:
     if best is None:
-        return Outcome(genes, excess, bound, weights)
+        return Feasibility(genes, excess, bound, weights)
     if excess >= best.excess:
         genes, excess = best.genes, best.excess
     if bound <= best.bound:
         bound, weights = best.bound, best.weights
-    return Outcome(genes, excess, bound, weights)
+    return Feasibility(genes, excess, bound, weights)
 
 
 def _excesses(

@@ -140,8 +140,7 @@ class SearchProblem:
         return np.array([self._extreme(i, -1) for i in range(len(self.limits))])
 
     def _extreme(self, limit: int, sign: int) -> float:
-        costs = self.option_costs[limit]
-        genes = self.domain.least(np.where(np.isfinite(costs), sign * costs, np.inf))
+        genes = self.domain.extreme(self.option_costs[limit], sign)
         return float(self.costs(genes)[0, limit])
 
     @cached_property
@@ -169,14 +168,14 @@ class SearchProblem:
         """Raise ApqError when no subnet keeps the limits; finding out takes milliseconds."""
         _ = self.cheapest
 
-    def _outcome(self, maximum: np.ndarray) -> dual.Outcome:
+    def _outcome(self, maximum: np.ndarray) -> dual.Feasibility:
         return dual.find_feasible(self.domain, self.option_costs, self.fixed_costs, maximum)
 
     @property
     def _of_domain(self) -> str:
         return "" if self.domain.is_whole else " of what is left to choose from"
 
-    def _why_infeasible(self, outcome: dual.Outcome) -> str:
+    def _why_infeasible(self, outcome: dual.Feasibility) -> str:
         """Return the error's text: what one limit would have to be for the others to hold."""
         i = int(np.argmax(outcome.weights))
         maximum = self.maximum.copy()

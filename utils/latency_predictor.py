@@ -202,8 +202,7 @@ class LatencyPredictor:
         return bitops(layer, w_bits, a_bits) if self.type == "bitops" else size_bytes(layer, w_bits)
 
     def _extreme(self, sign: int) -> tuple[float, Subnet]:
-        costs = self.option_costs
-        genes = Domain.whole(self.space).least(np.where(np.isfinite(costs), sign * costs, np.inf))
+        genes = Domain.whole(self.space).extreme(self.option_costs, sign)
         return float(self.predict(genes)[0]), self.space.decode(genes)[0]
 
     # ---- the fixed layers, and rows ----

@@ -46,6 +46,7 @@ def _finetune(
 ) -> int:
     from imagenet_codebase.run_manager import distributed
     from imagenet_codebase.run_manager.finetune import finetune
+    from imagenet_codebase.run_manager.states import LAST_NAME
 
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
@@ -53,7 +54,7 @@ def _finetune(
     restart = args.restart and not distributed.restarted()
     result = finetune(experiment, supernet, data, settings, device, restart)
     if not result.finished:
-        last = experiment.checkpoint_dir / "last.pth.tar"
+        last = experiment.checkpoint_dir / LAST_NAME
         print(f"stopped; {cli.same_command(args)} goes on from {last}")
         return 130
     print(
