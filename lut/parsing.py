@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ from lut.lookup import is_key, parse_key
 
 FIXED_ENTRIES = ("head", "tail")
 QUANTITIES = ("latency", "energy")
+LARGEST = 1e18
+"""No layer takes 10^18 ms or mJ, and no sum of such numbers is infinite."""
 OURS = ("model_version", "image_size", "accelerator", "component_names", "layers", "components")
 # Components are printed to the last digit, so that only a wrong file misses their sum by this.
 SUM_TOLERANCE = 1e-9
@@ -75,7 +76,7 @@ def _check_entries(layers: Any) -> None:
             if not _sound(entry.get(name)):
                 raise ApqError(
                     f"entry {key!r}: {name} is {entry.get(name)!r}; "
-                    f"it must be a finite number, 0 or more"
+                    f"it must be a finite number from 0 to {LARGEST:g}"
                 )
     for name in FIXED_ENTRIES:
         if name not in layers:
@@ -83,7 +84,7 @@ def _check_entries(layers: Any) -> None:
 
 
 def _sound(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= sys.float_info.max
+    return type(value) in (int, float) and 0 <= value <= LARGEST
 
 
 def _components(rows: Any, layers: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

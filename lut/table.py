@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,8 @@ __all__ = [
     "save",
 ]
 
+SAME = 1e-6
+"""Relative difference up to which two costs are one, printed with other digits."""
 SHIPPED_DIR = Path(__file__).parent / "tables"
 
 
@@ -73,11 +76,12 @@ class Table:
     ) -> dict[str, float]:
         """Return `{"latency": ms, "energy": mJ}` of a layer that no subnet changes.
 
-        `name` is a key of `lut.layers.fixed_layers`. The table holds `head` and `tail`; the
-        others are computed, for `space` and `n_classes`. Raises ApqError for another name.
+        `name` is a key of `lut.layers.fixed_layers`. The table holds `head` and `tail`; what it
+        lacks of the others is computed, for `space` and `n_classes` (but see `lacking`). Raises
+        ApqError for another name.
         """
-        if name in ("head", "tail"):
-            return self.layers[name]
+        if key := self._fixed_key(name, space, n_classes):
+            return self.layers[key]
         return _entry(self._fixed_cost(name, space, n_classes))
 
     def fixed_components(
@@ -86,14 +90,50 @@ class Table:
         """Return a fixed layer's energy in mJ by component, None where the table has none."""
         if self.components is None:
             return None
-        if name in ("head", "tail"):
-            return self.components[name]
+        if key := self._fixed_key(name, space, n_classes):
+            return self.components[key]
         return self._fixed_cost(name, space, n_classes).components
 
-    def _fixed_cost(self, name: str, space: SearchSpace, n_classes: int) -> LayerCost:
+    def lacking(
+        self, space: SearchSpace = PAPER_SPACE, n_classes: int = IMAGENET_CLASSES
+    ) -> dict[str, str]:
+        """Return name and key of the fixed layers whose costs would be of another accelerator.
+
+        Those are all that a table lacks which neither tells its accelerator nor costs what
+        BitFusion does, such as one that was measured on a device.
+        """
+        if self.model_version is not None or self._costs_what_is_computed(space):
+            return {}
+        bits, layers = space.fixed_bits, fixed_layers(space, self.image_size, n_classes)
+        return {
+            name: layer.key(bits, bits)
+            for name, layer in layers.items()
+            if not self._fixed_key(name, space, n_classes)
+        }
+
+    def _costs_what_is_computed(self, space: SearchSpace) -> bool:
+        for name in ("head", "tail"):
+            computed = _entry(self._fixed_cost(name, space, IMAGENET_CLASSES))
+            for quantity, value in computed.items():
+                if not math.isclose(self.layers[name][quantity], value, rel_tol=SAME):
+                    return False
+        return True
+
+    def _fixed_key(self, name: str, space: SearchSpace, n_classes: int) -> str | None:
+        """Return under which key the table holds a fixed layer, None where it does not."""
+        if name in ("head", "tail"):
+            return name
+        key = self._fixed_layer(name, space, n_classes).key(space.fixed_bits, space.fixed_bits)
+        return key if key in self.layers else None
+
+    def _fixed_layer(self, name: str, space: SearchSpace, n_classes: int) -> Layer:
         layers = fixed_layers(space, self.image_size, n_classes)
         check_choice("fixed layer", name, layers)
-        return layer_cost(layers[name], space.fixed_bits, space.fixed_bits, self.accelerator)
+        return layers[name]
+
+    def _fixed_cost(self, name: str, space: SearchSpace, n_classes: int) -> LayerCost:
+        layer = self._fixed_layer(name, space, n_classes)
+        return layer_cost(layer, space.fixed_bits, space.fixed_bits, self.accelerator)
 
     def sha256(self) -> str:
         """Return the SHA-256 of the layers' costs: equal tables have equal digests."""

@@ -216,12 +216,22 @@ class LatencyPredictor:
 
     def _sum_fixed_layers(self) -> float:
         if self.type in ("latency", "energy"):
+            self._check_fixed_layers()
             costs = [
                 self.table.fixed(name, self.space, self.n_classes) for name in self._fixed_layers()
             ]
             return sum(cost[self.type] for cost in costs)
         bits, layers = self.space.fixed_bits, self._fixed_layers().values()
         return sum(float(self._computed(layer, bits, bits)) for layer in layers)
+
+    def _check_fixed_layers(self) -> None:
+        lacking = self.table.lacking(self.space, self.n_classes) if self._table_decides else {}
+        counted = [f"{name}, {lacking[name]!r}" for name in self._fixed_layers() if name in lacking]
+        if counted:
+            raise ApqError(
+                f"the table lacks {'; '.join(counted)}, and tells no accelerator to compute them "
+                f"for: add their entries, or leave them out with the paper's accounting"
+            )
 
     def _fixed_rows(self) -> list[CostRow]:
         rows = []

@@ -94,11 +94,10 @@ def _show(args: argparse.Namespace) -> None:
         entry, split = table.layers[key], (table.components or {}).get(key, {})
         figures = [f"{entry['latency']:.6f}", f"{entry['energy']:.6f}"]
         rows.append((key, *figures, *(f"{split[part]:.6f}" for part in parts)))
-    a = table.accelerator
-    print(
-        f"{len(table.layers):,} entries at {table.image_size} px; "
-        f"{a.array_rows} x {a.array_columns} fusion units at {a.frequency_mhz:g} MHz"
-    )
+    a, machine = table.accelerator, "the accelerator is not told"
+    if table.model_version is not None:
+        machine = f"{a.array_rows} x {a.array_columns} fusion units at {a.frequency_mhz:g} MHz"
+    print(f"{len(table.layers):,} entries at {table.image_size} px; {machine}")
     print(format_table(("layer", "ms", "mJ", *(p.replace("_", " ") for p in parts)), rows))
     if len(keys) > args.limit:
         print(f"... and {len(keys) - args.limit:,} more; see --filter and --limit")

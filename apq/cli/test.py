@@ -77,15 +77,31 @@ def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.dev
     _print_search(report, table)
     print(f"{experiment.dir}: cost at {table.image_size} px, {n_classes} classes")
     print(format_table(("figure", "value", "unit"), cost_rows(subnet, table, n_classes)))
+    if lacking := table.lacking(subnet.space, n_classes):
+        print(
+            f"note: the table tells no accelerator, and nothing of {', '.join(lacking)}: the whole "
+            f"network's latency and energy are unknown"
+        )
+    if not subnet.quantized:
+        print(f"note: the subnet has no bits: its costs are those of {max(subnet.space.bits)} bits")
     if args.layers:
         print(format_layers(subnet, table, n_classes))
     if trained:
         _print_accuracy(experiment, trained, args, device)
     else:
-        name, hint = experiment.dir.name, ""
-        if experiment.dir.resolve() == Experiment.path_for(name).resolve():
-            hint = f"; make it with 'python quant_aware.py --exp_name={name}'"
-        print(f"no accuracy: there is no {experiment.best_checkpoint}{hint}")
+        print(f"no accuracy: there is no {experiment.best_checkpoint}{_remedy(experiment)}")
+
+
+def _remedy(experiment: Experiment) -> str:
+    """Say what makes a checkpoint, if quant_aware.py has a name for the folder."""
+    folder = experiment.dir.resolve()
+    try:
+        named = Experiment.path_for(folder.name)
+    except ApqError:
+        return ""
+    if named.resolve() != folder:
+        return ""
+    return f"; make it with 'python quant_aware.py --exp_name={folder.name}'"
 
 
 def _print_search(report: dict[str, Any], table: Table) -> None:
@@ -104,13 +120,13 @@ def _print_search(report: dict[str, Any], table: Table) -> None:
 
 
 def cost_rows(subnet: Subnet, table: Table, n_classes: int) -> list[tuple[str, str, str]]:
-    """Return (figure, value, unit) of everything a subnet costs.
+    """Return (figure, value, unit) of everything a subnet costs, as far as the table can tell.
 
     Raises ApqError that names a layer which the table lacks.
     """
     from utils.latency_predictor import LatencyPredictor
 
-    rows = []
+    rows, lacking = [], table.lacking(subnet.space, n_classes)
     for name, type_, accounting, unit, scale, digits in (
         ("latency", "latency", "paper", "ms", 1, 3),
         ("latency, whole network", "latency", "full", "ms", 1, 3),
@@ -119,6 +135,8 @@ def cost_rows(subnet: Subnet, table: Table, n_classes: int) -> list[tuple[str, s
         ("BitOps", "bitops", "full", "G", 1e9, 2),
         ("model size", "size", "full", "MB", 1e6, 3),
     ):
+        if lacking and accounting == "full" and type_ in ("latency", "energy"):
+            continue
         cost = LatencyPredictor(type_, table.image_size, subnet.space, table, accounting, n_classes)
         value = float(cost.predict([subnet])[0])
         if math.isinf(value):
@@ -128,10 +146,14 @@ def cost_rows(subnet: Subnet, table: Table, n_classes: int) -> list[tuple[str, s
 
 
 def format_layers(subnet: Subnet, table: Table, n_classes: int) -> str:
-    """Return a row for each layer of the whole network: shape, bits, cost, energy by component."""
+    """Return a row for each layer: shape, bits, cost, energy by component.
+
+    Of the whole network, as far as the table can tell.
+    """
     from utils.latency_predictor import LatencyPredictor
 
-    cost = LatencyPredictor("latency", table.image_size, subnet.space, table, "full", n_classes)
+    accounting = "paper" if table.lacking(subnet.space, n_classes) else "full"
+    cost = LatencyPredictor("latency", table.image_size, subnet.space, table, accounting, n_classes)
     rows = cost.breakdown(subnet)
     parts = list(rows[0].components or {})
     headers = ("block", "layer", "shape", "bits", "ms", "mJ", *(f"{p} mJ" for p in parts))

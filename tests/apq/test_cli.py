@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from apq import ApqError, Experiment, cli, paths
+from apq import ApqError, Experiment, cli, files, paths
 from apq.cli import supernet, weights
 from apq.cli.parser import same_command
 from apq.cli.recipe import recipe
@@ -26,6 +26,8 @@ from apq.space import PAPER_SPACE
 from apq.subnet import smallest
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from imagenet_codebase.run_manager.states import SavedStates
+from lut import table as lut_table
+from lut.layers import fixed_layers
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
 
@@ -334,6 +336,14 @@ def test_a_broken_config_file_is_told(home, call, text, message):
     assert not (home / "evil").exists()
 
 
+def test_two_config_files_are_refused(home, call):
+    for name in ("a.yaml", "b.yaml"):
+        (home / name).write_text("seed: 1\n")
+    status, _, err = call("search", *search_flags(), "--config=a.yaml", "--config", "b.yaml")
+    assert status == 2
+    assert "--config names a.yaml and b.yaml: put all settings into one file" in err
+
+
 def test_a_config_without_a_name_is_told(home, call):
     status, _, err = call("search", *search_flags(), "--config=")
     assert status == 2
@@ -405,6 +415,60 @@ def test_an_experiment_without_checkpoint_is_priced_all_the_same(home, call):
     for type_, scale, digits in (("latency", 1, 3), ("energy", 1, 3), ("bitops", 1e9, 2)):
         value = LatencyPredictor(type_).predict([subnet])[0] / scale
         assert f"{value:.{digits}f}" in out
+
+
+def test_any_folder_can_be_measured(home, call, monkeypatch):
+    Experiment.create("found", smallest().with_bits(8), 1.0, {}, root="exps")
+    shutil.copytree("exps/found", "exps/my exp")  # no command has such a name for one
+    status, out, _ = call("test", "--exp_dir=exps/my exp")
+    assert status == 0
+    assert "no accuracy: there is no exps/my exp/checkpoint/model_best.pth.tar\n" in out
+    monkeypatch.chdir("exps/my exp")
+    assert call("test", "--exp_dir=.")[0] == 0
+
+
+def test_a_subnet_without_bits_is_priced_as_one_of_8_bits_and_says_so(home, call):
+    for name, subnet in (("bits", smallest().with_bits(8)), ("none", smallest())):
+        Experiment.create(name, subnet, 1.0, {}, root="exps")
+    costs = {}
+    for name in ("bits", "none"):
+        status, out, _ = call("test", f"--exp_dir=exps/{name}")
+        assert status == 0
+        costs[name] = out.split("\n")[1:9]
+        assert ("note: the subnet has no bits: its costs are those of 8 bits" in out) == (
+            name == "none"
+        )
+    assert costs["bits"] == costs["none"]
+
+
+def test_costs_of_a_device_are_not_mixed_with_computed_ones(home, call):
+    Experiment.create("small", smallest().with_bits(8), 1.0, {}, root="exps")
+    own = lut_table.for_image_size(64)
+    layers = {
+        key: {name: 1000 * value for name, value in entry.items()}
+        for key, entry in own.layers.items()
+    }
+    files.write_json(home / "device.json", layers)
+    test = ("test", "--exp_dir=exps/small", "--lut=device.json")
+    status, out, err = call(*test, "--layers")
+    assert status == 0, err
+    assert "whole network" not in out.split("note:")[0]
+    told = "tells no accelerator, and nothing of first_depthwise, first_project, classifier"
+    assert told in out
+    assert "\n       classifier" not in out
+    search = ("search", "--exp_name=x", "--constraint=5000", "--lut=device.json", "--generations=2")
+    status, _, err = call(*search, "--accounting=full")
+    assert status == 2
+    assert "the table lacks first_depthwise, '(32, 32, 32, 3, 1, 1, 32)-W8A8'; " in err
+    # With their entries the whole network is known.
+    fixed = fixed_layers(PAPER_SPACE, 64)
+    for name in ("first_depthwise", "first_project", "classifier"):
+        layers[fixed[name].key(8, 8)] = {"latency": 2.0, "energy": 3.0}
+    files.write_json(home / "device.json", layers)
+    _, out, _ = call(*test)
+    rows = dict(re.findall(r"^(latency.*?)  +([\d.]+)", out, re.MULTILINE))
+    assert float(rows["latency, whole network"]) == pytest.approx(float(rows["latency"]) + 6)
+    assert call(*search, "--accounting=full")[0] == 0
 
 
 def test_lut_builds_shows_and_compares(home, call, monkeypatch):
