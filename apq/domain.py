@@ -35,12 +35,24 @@ class Domain:
         asked = self.asked & _real_choices(self.space)
         asked.setflags(write=False)
         object.__setattr__(self, "asked", asked)
-        empty = np.flatnonzero(~self.allowed.any(axis=1))
-        if len(empty):
+        empty = ~self.allowed.any(axis=1)
+        if empty.any():
             raise ApqError(
-                f"nothing is left to choose from for the {gene_name(self.space, empty[0])}: "
+                f"nothing is left to choose from for the {self._name_of_empty(empty)}: "
                 f"exclude or freeze less"
             )
+
+    def _name_of_empty(self, empty: np.ndarray) -> str:
+        """Name a gene without a choice, or two of which no choices may stand together."""
+        nothing_asked = np.flatnonzero(empty & ~self.asked.any(axis=1))
+        if len(nothing_asked):
+            return gene_name(self.space, nothing_asked[0])
+        block = np.flatnonzero(empty[self.space.columns["kernels"]])[0]
+        names = (
+            gene_name(self.space, self.space.columns[name].start + block)
+            for name in ("dw_a_bits", "kernels")
+        )
+        return " together with the ".join(names)
 
     @classmethod
     def whole(cls, space: SearchSpace) -> Domain:

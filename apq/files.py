@@ -103,10 +103,17 @@ def read_text(path: str | Path) -> str:
         raise ApqError(f"{path} is not a text file") from None
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file; raises ApqError that names the file and the place of the mistake."""
+class JsonObject(list[tuple[str, Any]]):
+    """The (name, value) pairs of a JSON object, in order; a name may be there twice."""
+
+
+def read_json(path: str | Path, keep_pairs: bool = False) -> Any:
+    """Read a JSON file; raises ApqError that names the file and the place of the mistake.
+
+    Of equal names in an object the last one counts; with `keep_pairs` objects are `JsonObject`s.
+    """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=JsonObject if keep_pairs else None)
     except (ValueError, RecursionError) as error:
         raise ApqError(f"{path} is not valid JSON: {error}") from None
 

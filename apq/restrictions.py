@@ -64,9 +64,14 @@ def exclude_kernels(domain: Domain, kernels: Sequence[int]) -> Domain:
 def limit_width_ratio(domain: Domain, maximum: float) -> Domain:
     """Return the domain of blocks expanded to at most `maximum` times their input channels.
 
-    Raises ApqError where that leaves a block no width.
+    Raises ApqError where that leaves a block no width, or is more than the space goes to.
     """
     space = domain.space
+    low, high = space.expand_ratios
+    if maximum > high:
+        raise ApqError(
+            f"a width ratio of {maximum:g} excludes nothing: take one from {low} to {high}"
+        )
     mask = np.zeros((space.n_blocks, domain.asked.shape[1]), dtype=bool)
     for row, block in zip(mask, space.blocks, strict=True):
         row[: len(block.widths)] = np.array(block.widths) <= maximum * block.in_channels

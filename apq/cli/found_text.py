@@ -83,7 +83,8 @@ def accuracy_origin(job: Job) -> list[str]:
     card, image_size = job.accuracy.card, job.costs["latency"].image_size
     dataset, trained_at = card.get("dataset"), card.get("image_size")
     error = _expected_error(card)
-    if not (dataset and trained_at):  # the pairs it learned from had no card
+    # The pairs it learned from may have had no card.
+    if not (isinstance(dataset, str) and dataset and type(trained_at) is int):
         return ["of unknown origin" + error]
     origin = f"learned on {dataset} at {trained_at} px"
     if trained_at == image_size:

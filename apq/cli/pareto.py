@@ -127,7 +127,9 @@ def _budgets(
     args: argparse.Namespace, costs: Mapping[str, LatencyPredictor], domain: Domain
 ) -> dict[str, tuple[float, ...]]:
     """Return the budgets of every swept type."""
-    types = tuple(dict.fromkeys(args.type))
+    types = tuple(args.type)
+    if len(set(types)) < len(types):
+        raise ApqError(f"--type={','.join(types)} names a cost twice")
     ends = {"--from": args.low, "--to": args.high, "--points": args.points}
     given = {flag: values for flag, values in ends.items() if values is not None}
     if args.budgets:
@@ -150,6 +152,10 @@ def _budgets(
         low = args.low[i] if args.low else float(problem.minima[0])
         high = args.high[i] if args.high else float(problem.maxima[0])
         n = args.points[i] if args.points else default_points
+        if n == 1 and args.high and low < high:
+            raise ApqError(
+                f"one point cannot reach --to={high:g} from {low:g}: name it by --budgets"
+            )
         budgets[type_] = pareto.even_budgets(low, high, n)
     return budgets
 

@@ -81,13 +81,16 @@ def _name(action: argparse.Action) -> str:
 
 
 def _config_path(argv: Sequence[str]) -> str | None:
-    """Return the last value of --config among the flags."""
+    """Return the value of --config among the flags; raises ApqError when it has several."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--config", default=None)
+    first.add_argument("--config", action="append", default=[])
     try:
-        return first.parse_known_args(argv)[0].config
+        paths = first.parse_known_args(argv)[0].config
     except argparse.ArgumentError:
         return None  # the full parse tells what is wrong
+    if len(paths) > 1:
+        raise ApqError(f"--config names {' and '.join(paths)}: put all settings into one file")
+    return paths[0] if paths else None
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

@@ -204,6 +204,8 @@ def _read(args: argparse.Namespace) -> _Inputs:
     searched = _read_searched(from_searches, path) if from_searches else {}
     precisely = _given_or_beside(args.precise, precise_path(path))
     precise = _read_alike(precisely, path, MEASURED_OF) if precisely else {}
+    if precisely and not precise:
+        cli.warn(f"{precisely} holds no pairs to judge by")
     hashes = {"pairs_sha256": files.sha256(path)}
     if searched:
         hashes["searched_sha256"] = files.sha256(from_searches)

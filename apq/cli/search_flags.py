@@ -262,6 +262,11 @@ def predictor_of(args: argparse.Namespace, domain: Domain) -> Predictor:
                 f"another (an {QUANTIZED_NAME}) with --acc_predictor_dir, or freeze the bits"
             )
         members += loaded
+    if len({member.sha256 for member in members}) < len(args.acc_predictor_dir):
+        raise ApqError(
+            f"--acc_predictor_dir={','.join(map(str, args.acc_predictor_dir))} names a predictor "
+            "twice: it would always agree with itself"
+        )
     if len(members) > 1:
         return PredictorEnsemble(members, DEFAULT_RISK if args.risk is None else args.risk)
     if args.risk is not None:

@@ -22,7 +22,9 @@ def knows_classes_of(supernet: Path, n_classes: int, data: DataProvider) -> bool
 def check_classes(supernet: Path, n_classes: int, data: DataProvider, remedy: str) -> None:
     """Raise ApqError, with the remedy, unless a supernet knows the classes of the data."""
     if not knows_classes_of(supernet, n_classes, data):
+        dataset = read_card(supernet).get("dataset")
+        of = f" of {dataset}" if isinstance(dataset, str) else ""
         raise ApqError(
-            f"{supernet} knows other classes ({n_classes}) than {data.name} ({data.n_classes}): "
-            f"{remedy}"
+            f"{supernet} knows other classes ({n_classes}{of}) than {data.name} "
+            f"({data.n_classes}): {remedy}"
         )

@@ -30,6 +30,7 @@ from imagenet_codebase.run_manager.recipes import FinetuneSettings
 from imagenet_codebase.run_manager.states import LAST_NAME
 from imagenet_codebase.run_manager.teacher import Teacher, read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
+from lut.layers import check_image_size
 from utils import checkpoint
 
 N_BN_IMAGES, BN_BATCH_SIZE = 1024, 64
@@ -188,6 +189,7 @@ def load_trained(experiment: Experiment) -> TrainedSubnet | None:
     content = checkpoint.load(path)
     facts = {k: v for k, v in content.items() if isinstance(v, str | int | float | list)}
     with files.naming(path):
+        _check_data(facts)
         _check_subnet(facts.get("arch"), subnet)
         state_dict = checkpoint.state_dict(content)
         if any(name.endswith("7to5_matrix") for name in state_dict):
@@ -196,6 +198,15 @@ def load_trained(experiment: Experiment) -> TrainedSubnet | None:
             return TrainedSubnet(loaded.net.extract(), facts)
         quantizer = facts.get("quantizer", "paper")
         return TrainedSubnet(_compact_network(subnet, state_dict, quantizer), facts)
+
+
+def _check_data(facts: dict[str, Any]) -> None:
+    """Raise ApqError when what is told of the data is not of its kind; it may tell nothing."""
+    for name, kind in (("dataset", str), ("class_names", list)):
+        if name in facts and not isinstance(facts[name], kind):
+            raise ApqError(f"its {name} is {facts[name]!r}; expected a {kind.__name__}")
+    if "image_size" in facts:
+        check_image_size(facts["image_size"])
 
 
 def _check_subnet(arch: object, subnet: Subnet) -> None:

@@ -23,15 +23,22 @@ NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_pairs(path: str | Path, space: SearchSpace = PAPER_SPACE) -> dict[Subnet, float]:
-    """Read pairs: subnet -> accuracy in %; raises ApqError that names the wrong entry."""
-    content = files.read_json(path)
-    if not isinstance(content, dict):
+    """Read pairs: subnet -> accuracy in %.
+
+    Raises ApqError that names the wrong entry, be it a subnet that was there before, in the same
+    spelling or in another one.
+    """
+    content = files.read_json(path, keep_pairs=True)
+    if not isinstance(content, files.JsonObject):
         raise ApqError(f"{path} holds no pairs: expected a JSON object of arch -> accuracy in %")
-    pairs = {}
-    for number, (key, accuracy) in enumerate(content.items(), start=1):
+    pairs: dict[Subnet, float] = {}
+    for number, (key, accuracy) in enumerate(content, start=1):
         with files.naming(f"{path}, pair {number}"):
             _check_accuracy(accuracy)
-            pairs[Subnet.from_json(key, space)] = float(accuracy)
+            subnet = Subnet.from_json(key, space)
+            if subnet in pairs:
+                raise ApqError("the subnet is there twice; remove one of the two")
+            pairs[subnet] = float(accuracy)
     return pairs
 
 

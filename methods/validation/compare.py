@@ -38,7 +38,7 @@ class Contest:
     def rivals(self) -> str:
         """What the names of its random subnets' results begin with: equal limits share them."""
         cost = self.cost
-        name = f"random-{cost.type}-{self.maximum:g}-{cost.image_size}px-{cost.accounting}"
+        name = f"random-{cost.type}-{float(self.maximum)!r}-{cost.image_size}px-{cost.accounting}"
         # The classifier is the one layer that depends on the classes.
         return name if cost.n_classes == IMAGENET_CLASSES else f"{name}-{cost.n_classes}classes"
 

@@ -133,6 +133,12 @@ def test_a_predictor_is_judged_by_precise_pairs_too(pairs, call):
     status, _, err = call("predictor", "--n_steps=5", f"--precise={path}")
     assert status == 2
     assert "elsewhere.json was measured with supernet_sha256 bbb" in err
+    path.write_text("{}")
+    write_card(path, **facts)
+    status, out, err = call("predictor", "--n_steps=5", f"--precise={path}")
+    assert status == 0
+    assert "elsewhere.json holds no pairs to judge by" in err
+    assert "precisely" not in out
 
 
 def test_what_cannot_be_written_is_told_before_training(pairs, call, monkeypatch):
@@ -199,3 +205,13 @@ def test_whatever_a_card_says_the_search_ends_well(home, call, figures, text):
     status, out, err = call("search", "--exp_name=x", *flags)
     assert status == 0, err
     assert text in out
+
+
+@pytest.mark.parametrize("change", [{"image_size": {"a": 1}}, {"dataset": ["x"]}, {"dataset": ""}])
+def test_a_card_that_tells_nonsense_of_its_data_tells_nothing(home, call, change):
+    write_card(
+        home / "models" / "acc_quant.pt", **({"dataset": "digits", "image_size": 64} | change)
+    )
+    status, out, err = call("search", "--exp_name=x", "--constraint=12", "--generations=2")
+    assert status == 0, err
+    assert "%, of unknown origin\n" in out

@@ -162,6 +162,8 @@ def test_a_finetuned_point_is_never_replaced(home, call):
     [
         (["--from=9", "--to=5"], "budgets cannot run from 9 to 5"),
         (["--budgets=5", "--points=3"], "--budgets names them all: leave --points out"),
+        (["--type=latency,latency"], "--type=latency,latency names a cost twice"),
+        (["--from=5", "--to=9", "--points=1"], "one point cannot reach --to=9 from 5: name it"),
         (["--type=latency,energy", "--from=5"], "--from is given for 1 costs and --type"),
         (["--type=latency,energy", "--budgets=5,6"], "--budgets is given for 1 costs and --type"),
         (["--budgets=5", "--max_latency_ms=9"], "--max_latency_ms bounds it too"),

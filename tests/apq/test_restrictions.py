@@ -1,5 +1,7 @@
 """Frozen parts and excluded choices: what is left, and what cannot be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from apq import restrictions
 from apq.domain import Domain
 from apq.errors import ApqError
 from apq.space import BIT_FIELDS, PAPER_SPACE
-from apq.subnet import largest
+from apq.subnet import largest, smallest
 
 
 @pytest.fixture
@@ -89,7 +91,23 @@ def test_excluded_choices_are_never_drawn(rng):
             lambda d: restrictions.freeze(
                 restrictions.exclude_bits(d, [8]), ["bits"], largest().with_bits(8)
             ),
-            "nothing is left",
+            "nothing is left .* pw_w_bits of block 1: exclude",
+        ),
+        (
+            lambda d: restrictions.freeze(
+                restrictions.exclude_kernels(d, [3, 5]), ["bits"], smallest().with_bits(4)
+            ),
+            "nothing is left .* dw_a_bits of block 1 together with the kernel of block 1: exclude",
+        ),
+        (
+            lambda d: restrictions.freeze(
+                restrictions.exclude_bits(d, [4]),
+                ["bits"],
+                replace(
+                    smallest().with_bits(8), dw_a_bits=(8, 4, *[8] * (PAPER_SPACE.n_blocks - 2))
+                ),
+            ),
+            "nothing is left .* for the dw_a_bits of block 2: exclude",
         ),
     ],
 )

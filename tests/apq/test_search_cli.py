@@ -115,11 +115,13 @@ def test_a_limit_alone_needs_no_constraint(home, call):
         (["--constraint=9", "--exclude_bits=four"], "'four' is not a whole number"),
         (["--constraint=9", "--exclude_kernels=2"], "no kernel 2 to exclude"),
         (["--constraint=9", "--max_width_ratio=3"], "nothing is left to choose from for the width"),
+        (["--constraint=9", "--max_width_ratio=60"], "60 excludes nothing: take one from 4 to 6"),
         (["--constraint=3", "--exclude_bits=4"], "no subnet of what is left to choose from meets"),
         (["--constraint=9", "--risk=1"], "--risk needs several predictors and models has one"),
         (["--constraint=9", "--risk=-1"], "--risk: '-1' is not a number of 0 or more"),
         (["--constraint=9", "--patience=-1"], "--patience: -1 is too small"),
         (["--constraint=9", "--acc_predictor_dir=models,gone"], "no accuracy predictor at gone"),
+        (["--constraint=9", "--acc_predictor_dir=models,models"], "names a predictor twice"),
     ],
 )
 def test_mistakes_are_told_in_one_line(home, call, flags, message):

@@ -411,6 +411,25 @@ def test_a_checkpoint_of_other_bits_is_refused(experiment):
             load_trained(experiment)
 
 
+@pytest.mark.parametrize(
+    ("fact", "value"),
+    [
+        ("dataset", 5),
+        ("dataset", ["x"]),
+        ("class_names", "cats"),
+        ("image_size", "64"),
+        ("image_size", 32.5),
+        ("image_size", True),
+        ("image_size", 10**7),
+    ],
+)
+def test_a_checkpoint_that_tells_nonsense_of_its_data_is_refused(experiment, fact, value):
+    state = module.MobileNet.from_subnet(experiment.subnet(), 4).state_dict()
+    checkpoint.save(experiment.best_checkpoint, {"state_dict": state, fact: value})
+    with pytest.raises(ApqError, match=f"model_best.pth.tar: .*{fact.replace('_', '.')} is"):
+        load_trained(experiment)
+
+
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda p: p.write_bytes(b"PK")])
 def test_lost_weights_of_a_run_that_has_ended_are_told(experiment, supernet_file, toy_data, damage):
     finetune(experiment, supernet_file, toy_data, SETTINGS, CPU)

@@ -54,6 +54,14 @@ def test_pairs_are_in_the_paper_form(tmp_path):
         (json.dumps({largest().to_json(): 101}), r"pair 1: the accuracy is 101"),
         (json.dumps({largest().to_json(): "high"}), r"pair 1: the accuracy is 'high'"),
         (json.dumps({largest().to_json(): float("nan")}), "pair 1: the accuracy is nan"),
+        (
+            f"{{{json.dumps(largest().to_json())}: 7, {json.dumps(largest().to_json())}: 8}}",
+            "pair 2: the subnet is there twice",
+        ),
+        (
+            json.dumps({largest().to_json(): 7, largest().to_json().replace("6.0", "5.999"): 8}),
+            "pair 2: the subnet is there twice",
+        ),
     ],
 )
 def test_broken_pairs_are_named(tmp_path, content, message):

@@ -196,7 +196,7 @@ def test_contests_measure_the_searched_and_the_random_subnets(tmp_path):
     bench = Bench()
     first, second = compare(bench, contests, n_random=2, seed=1)
     searched = ["x-searched", "y-searched"]
-    rivals = [f"random-latency-2-64px-paper-{i}" for i in (1, 2)]
+    rivals = [f"random-latency-2.0-64px-paper-{i}" for i in (1, 2)]
     # Both have the same rivals, under one name.
     assert list(bench.asked) == [*searched, *rivals]
     assert [bench.asked[name] for name in searched] == [subnet, subnet]
