@@ -15,7 +15,7 @@ from typing import Any
 
 from apq import files
 from apq.errors import ApqError
-from apq.lock import Lock
+from apq.lock import Lock, training_lock
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
 
@@ -53,6 +53,8 @@ class Experiment:
                 f"experiment {path} exists: choose another --exp_name, or replace it with "
                 "--overwrite"
             )
+        with _untouched(path):
+            pass
 
     @classmethod
     @contextlib.contextmanager
@@ -84,8 +86,8 @@ class Experiment:
         """Write a new experiment in one step: `arch`, `lat`, `search.json` and `others` by name.
 
         `cost` is in the unit of what the search was bound by first; `report` explains the run.
-        Raises ApqError when the experiment exists (unless `overwrite`) or cannot be written; an
-        existing one is replaced only after the new one is complete.
+        Raises ApqError when the experiment exists (unless `overwrite`), is being finetuned, or
+        cannot be written; an existing one is replaced only after the new one is complete.
         """
         path = cls.path_for(name, root)
         cls.check_free(name, root, overwrite)
@@ -101,9 +103,10 @@ class Experiment:
             files.write_json(new / "search.json", report)
             for other, content in others.items():
                 files.write_bytes(new / other, content)
-            if path.exists():
-                path.rename(staging / "old")
-            new.rename(path)
+            with _untouched(path):
+                if path.exists():
+                    path.rename(staging / "old")
+                new.rename(path)
         except OSError as error:
             raise ApqError(f"cannot write {path}: {error.strerror}; nothing was changed") from None
         finally:
@@ -152,6 +155,14 @@ class Experiment:
     def best_checkpoint(self) -> Path:
         """The checkpoint that validation liked best."""
         return self.checkpoint_dir / BEST_NAME
+
+
+@contextlib.contextmanager
+def _untouched(path: Path) -> Iterator[None]:
+    """Keep finetuning out of a folder meanwhile; raises ApqError when it is under way there."""
+    states = Experiment(path).checkpoint_dir
+    with training_lock(states).held() if states.is_dir() else contextlib.nullcontext():
+        yield
 
 
 _NUMBER = (int, float)

@@ -84,3 +84,8 @@ class Lock:
             return os.path.samestat(os.fstat(self._descriptor), os.stat(self._path))
         except FileNotFoundError:
             return False
+
+
+def training_lock(folder: Path) -> Lock:
+    """Return the claim to a folder of states that a training run writes."""
+    return Lock(folder, "trains in", is_folder=True)

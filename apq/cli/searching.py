@@ -152,7 +152,8 @@ def save(job: Job, found: Found, stopped: Experiment | None, overwrite: bool) ->
             overwrite=overwrite or is_own,
             others=_others(job, found),
         )
-        if stopped and stopped.dir != experiment.dir:
+        is_other = stopped and stopped.dir != experiment.dir
+        if is_other and not stopped.checkpoint_dir.exists():  # nor was it finetuned meanwhile
             shutil.rmtree(stopped.dir, ignore_errors=True)
     if interrupted and not found.result.interrupted:
         raise KeyboardInterrupt

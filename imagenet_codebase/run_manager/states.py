@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from apq.errors import ApqError
-from apq.lock import Lock
+from apq.lock import training_lock
 from utils import checkpoint
 
 LAST_NAME = "last.pth.tar"
@@ -22,7 +22,7 @@ class SavedStates:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.lock = Lock(folder, "trains in", is_folder=True)
+        self.lock = training_lock(folder)
         """Held while a run writes here."""
         self._newest_first = [folder / name for name in (NEXT_NAME, LAST_NAME, PREVIOUS_NAME)]
         self._next, self.last_path, self._previous = self._newest_first

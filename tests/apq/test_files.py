@@ -10,6 +10,7 @@ import pytest
 
 from apq import ApqError, Experiment, files
 from apq.experiment import STOPPED
+from apq.lock import training_lock
 from apq.provenance import card_path, figure_of, read_card, write_card
 from apq.subnet import smallest
 
@@ -106,6 +107,23 @@ def test_an_existing_experiment_is_replaced_only_when_asked(tmp_path):
     make(tmp_path, overwrite=True)
     assert not (tmp_path / "found" / "checkpoint").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["found"]
+
+
+def test_an_experiment_that_is_finetuned_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr("apq.lock.PATIENCE_S", 0.1)
+    make(tmp_path)
+    states = tmp_path / "found" / "checkpoint"
+    told = "another process trains in .*found/checkpoint: wait for its end"
+    with training_lock(states).held():
+        with pytest.raises(ApqError, match=told):  # before time is spent
+            Experiment.check_free("found", tmp_path, overwrite=True)
+        monkeypatch.setattr(Experiment, "check_free", lambda *_: None)
+        with pytest.raises(ApqError, match=told):
+            make(tmp_path, overwrite=True)
+        assert states.is_dir()
+        assert [p.name for p in tmp_path.iterdir()] == ["found"]
+    make(tmp_path, overwrite=True)
+    assert not states.exists()
 
 
 def test_a_failed_replacement_leaves_the_old_experiment(tmp_path, monkeypatch):
