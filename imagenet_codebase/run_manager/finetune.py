@@ -23,14 +23,14 @@ from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.classes import knows_classes_of
 from imagenet_codebase.run_manager.compiling import compile_where_it_pays
-from imagenet_codebase.run_manager.distributed import data_parallel
+from imagenet_codebase.run_manager.distributed import data_parallel, is_first
 from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.measuring import bn_batches
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
 from imagenet_codebase.run_manager.states import LAST_NAME
 from imagenet_codebase.run_manager.teacher import Teacher, read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
-from lut.layers import check_image_size
+from lut.layers import MAX_IMAGE_SIZE
 from utils import checkpoint
 
 N_BN_IMAGES, BN_BATCH_SIZE = 1024, 64
@@ -96,7 +96,34 @@ def finetune(
     The best epoch on the validation split is kept as `checkpoint/model_best.pth.tar`.
     """
     torch.manual_seed(settings.seed)
-    subnet = experiment.subnet()
+    trainer = _trainer(experiment, supernet_path, data, settings, device, restart)
+    if trainer.net.quantize:
+        quantizer = find_quantizer(settings.quantizer)
+        compile_where_it_pays(settings, quantizer, data.n_images("train"), device)
+    initial_top1 = None
+    if restart:
+        trainer.forget()
+    if trainer.resume():
+        print(f"going on after epoch {trainer.epoch}, step {trainer.next_step}", flush=True)
+    else:
+        if is_first():
+            trainer.best.set_aside()
+        initial_top1 = trainer.validate()["val_top1"]
+        print(f"before finetuning: val_top1 {initial_top1:.2%}", flush=True)
+    finished = trainer.run()
+    return FinetuneResult(finished, initial_top1, trainer.best.figure, trainer.history)
+
+
+def _trainer(
+    experiment: Experiment,
+    supernet_path: Path,
+    data: DataProvider,
+    settings: FinetuneSettings,
+    device: torch.device,
+    restart: bool,
+) -> Trainer:
+    """Return the trainer of an experiment's subnet, whose states lie beside its best weights."""
+    subnet, folder = experiment.subnet(), experiment.checkpoint_dir
     facts = {
         "arch": subnet.to_json(),
         **data.facts(),
@@ -105,8 +132,7 @@ def finetune(
     }
     n_workers = settings.n_workers
     statistics = bn_batches(data, N_BN_IMAGES, BN_BATCH_SIZE, device, n_workers=n_workers)
-    last = experiment.checkpoint_dir / LAST_NAME
-    if last.exists() and not restart:  # its weights replace whatever the network starts with
+    if (folder / LAST_NAME).exists() and not restart:  # its weights replace all that is here
         net = MobileNet.from_subnet(subnet, data.n_classes)
         net = net.to(device, memory_format=torch.channels_last)
         net.set_quantizer(settings.quantizer)
@@ -125,23 +151,8 @@ def finetune(
         accuracy = evaluate_split(fold(result), data, "val", n_workers=n_workers)
         return {"val_top1": accuracy.top1, "val_loss": accuracy.loss}
 
-    if net.quantize:
-        quantizer = find_quantizer(settings.quantizer)
-        compile_where_it_pays(settings, quantizer, data.n_images("train"), device)
     step = FinetuneStep(data_parallel(net), settings, teacher)
-    folder = experiment.checkpoint_dir
-    trainer = Trainer(net, data, settings, step, validate, folder, facts, average=average)
-    initial_top1 = None
-    if restart:
-        trainer.forget()
-    if trainer.resume():
-        print(f"going on after epoch {trainer.epoch}, step {trainer.next_step}", flush=True)
-    else:
-        trainer.set_best_aside()
-        initial_top1 = validate()["val_top1"]
-        print(f"before finetuning: val_top1 {initial_top1:.2%}", flush=True)
-    finished = trainer.run()
-    return FinetuneResult(finished, initial_top1, trainer.best_figure, trainer.history)
+    return Trainer(net, data, settings, step, validate, folder, facts, average=average)
 
 
 class FinetuneStep:
@@ -205,8 +216,9 @@ def _check_data(facts: dict[str, Any]) -> None:
     for name, kind in (("dataset", str), ("class_names", list)):
         if name in facts and not isinstance(facts[name], kind):
             raise ApqError(f"its {name} is {facts[name]!r}; expected a {kind.__name__}")
-    if "image_size" in facts:
-        check_image_size(facts["image_size"])
+    size = facts.get("image_size", 1)
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_IMAGE_SIZE:
+        raise ApqError(f"its image_size is {size!r}; expected an integer up to {MAX_IMAGE_SIZE}")
 
 
 def _check_subnet(arch: object, subnet: Subnet) -> None:

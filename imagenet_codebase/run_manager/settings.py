@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from apq.checks import check_choice, check_decay, check_positive, check_whole, check_within
 from apq.errors import ApqError
@@ -123,3 +124,20 @@ class SupernetSettings:
         check_within(self, "quantized_share", "small_share", "distill", high=1)
         if not self.largest_epochs + self.elastic_epochs + self.quantized_epochs:
             raise ApqError("every phase has 0 epochs: there is nothing to train")
+
+
+def first_difference(
+    state: dict[str, Any], settings: TrainingSettings, facts: dict[str, Any]
+) -> str | None:
+    """Return the first setting or fact that a saved state was not made with; None if there is none.
+
+    Raises TypeError when its settings are no mapping.
+    """
+    # What a run older than a setting did is the setting's default.
+    defaults = {**asdict(type(settings)()), "randaugment": False, "teacher": {}}
+    told = {name: state[name] for name in facts if name in state}
+    saved = {**defaults, **told, **state.get("settings", {})}
+    for name, value in {**asdict(settings), **facts}.items():
+        if name not in FREE_SETTINGS and saved.get(name) != value:
+            return name
+    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,12 +13,11 @@ import torch
 from torch import nn
 
 from apq.errors import ApqError
-from apq.experiment import BEST_NAME
 from apq.progress import deferred_interrupt, track
-from apq.provenance import figure_of
 from imagenet_codebase.data_providers import DataProvider, Loader
 from imagenet_codebase.run_manager import distributed, health
 from imagenet_codebase.run_manager.averaging import RunningAverage
+from imagenet_codebase.run_manager.best import BestWeights
 from imagenet_codebase.run_manager.diagnosis import repeat_watched
 from imagenet_codebase.run_manager.evaluate import to_device
 from imagenet_codebase.run_manager.optimizer import (
@@ -29,16 +27,14 @@ from imagenet_codebase.run_manager.optimizer import (
     make_optimizer,
 )
 from imagenet_codebase.run_manager.run_folder import RunFolder, format_row
-from imagenet_codebase.run_manager.settings import FREE_SETTINGS, TrainingSettings
+from imagenet_codebase.run_manager.settings import TrainingSettings, first_difference
 from imagenet_codebase.run_manager.states import SavedStates
 from imagenet_codebase.run_manager.sync_bn import synchronize
-from utils import checkpoint
 
 # Forward and backward of one batch: (images, labels, key) -> (loss, right answers). The key names
 # the step, so that whatever is drawn at random is the same after a resume.
 Step = Callable[[torch.Tensor, torch.Tensor, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]]
 
-EARLIER_NAME = "model_best.earlier.pth.tar"
 LOG_EVERY = 20  # steps between two looks at the loss: each one waits for the device
 
 
@@ -69,9 +65,8 @@ class Trainer:
         """
         self.net, self.data, self.settings = net, data, settings
         self.step, self.validate, self.folder, self.facts = step, validate, folder, facts
-        self.best_by, self.average = best_by, average
-        self.best_figure: float | None = None
-        """That of the epoch whose weights are kept; None before there is one."""
+        self.average = average
+        self.best = BestWeights(folder, best_by)
         self.device = next(net.parameters()).device
         if settings.sync_bn:
             synchronize(net)
@@ -92,11 +87,6 @@ class Trainer:
     def last_path(self) -> Path:
         """Where the run goes on from."""
         return self.states.last_path
-
-    @property
-    def best_path(self) -> Path:
-        """The weights of the best epoch."""
-        return self.folder / BEST_NAME
 
     @property
     def result(self) -> nn.Module:
@@ -138,40 +128,18 @@ class Trainer:
         state = distributed.from_first(self.states.load)
         if state is None:
             return False
-        # What a run older than a setting did is the setting's default.
-        settings = state.get("settings", {})
-        if not isinstance(settings, dict):
-            raise self._foreign()
-        defaults = {**asdict(type(self.settings)()), "randaugment": False, "teacher": {}}
-        facts = {name: state[name] for name in self.facts if name in state}
-        saved = {**defaults, **facts, **settings}
-        expected = {**asdict(self.settings), **self.facts}
-        for name, value in expected.items():
-            if name not in FREE_SETTINGS and saved.get(name) != value:
+        try:
+            if name := first_difference(state, self.settings, self.facts):
                 raise ApqError(
                     f"{self.last_path} was saved with another {name}: repeat the "
                     f"settings of that run to go on, or begin anew with --restart"
                 )
-        try:
             self.restore(state)
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError):
             raise self._foreign() from None
-        if self.best_by and self.history:
-            self.best_figure = distributed.from_first(self._kept_figure)
+        if self.best.by and self.history:
+            self.best.figure = distributed.from_first(lambda: self.best.read_figure(self.done))
         return True
-
-    def _kept_figure(self) -> float | None:
-        """Return what `best_figure` is by the file of the best; None where that is lost.
-
-        Raises ApqError when no epoch is left to make another one.
-        """
-        try:
-            return figure_of(checkpoint.load(self.best_path), self.best_by)
-        except ApqError as error:
-            if self.done:
-                raise ApqError(f"{error}; the run has ended: begin anew with --restart") from None
-            print(f"note: {error}; what is kept is the best epoch from here on", flush=True)
-            return None
 
     def _foreign(self) -> ApqError:
         return ApqError(f"{self.last_path} is no state of this run: begin anew with --restart")
@@ -194,17 +162,10 @@ class Trainer:
             self.next_step = self.next_step * before // now
             print(f"note: saved by {before} processes, going on with {now}: batches change")
 
-    def set_best_aside(self) -> None:
-        """Keep weights that no state here belongs to, such as shipped ones, under another name."""
-        if distributed.is_first() and self.best_path.exists():
-            kept = self.best_path.with_name(EARLIER_NAME)
-            os.replace(self.best_path, kept)
-            print(f"note: the weights that were there are kept as {kept}", flush=True)
-
     def forget(self) -> None:
         """Drop an earlier run: its states, its reports, and its best where a state tells it is its.
 
-        Weights without a state stay, for `set_best_aside`: nothing here could make them again.
+        Weights without a state stay, to be set aside: nothing here could make them again.
         Raises ApqError when another process is at work on the run.
         """
         distributed.from_first(self._forget)
@@ -212,7 +173,7 @@ class Trainer:
     def _forget(self) -> None:
         with self.states.lock.held():
             if self.states:
-                self.best_path.unlink(missing_ok=True)
+                self.best.forget()
             self.states.forget()
             self.reports.forget()
 
@@ -350,25 +311,13 @@ class Trainer:
         self._seconds_before, self._epoch_started = 0.0, time.perf_counter()
         self.sums.zero_()
         self._looked_at = (0.0, 0.0)
-        is_best = self._is_best(figures)
+        is_best = self.best.is_beaten_by(figures)
         if distributed.is_first():
             self.reports.end_epoch(self.history, self.result)
             if is_best:
-                self._keep(figures)
+                self.best.keep(self.result, {"epoch": self.epoch, **figures, **self.facts})
         self.save()
         print(f"epoch {self.epoch:3d}/{self.settings.n_epochs}  {format_row(row)}", flush=True)
-
-    def _is_best(self, figures: dict[str, float]) -> bool:
-        """Take the epoch's figure as the best one where it is; return whether it is."""
-        figure = figures.get(self.best_by)
-        if figure is None or (self.best_figure is not None and not figure >= self.best_figure):
-            return False
-        self.best_figure = figure
-        return True
-
-    def _keep(self, figures: dict[str, float]) -> None:
-        content = {"state_dict": self.result.state_dict(), "epoch": self.epoch}
-        checkpoint.save(self.best_path, {**content, **figures, **self.facts})
 
     # ---- health ----
 

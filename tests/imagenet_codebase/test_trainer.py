@@ -267,7 +267,7 @@ def test_other_settings_do_not_go_on_from_a_run(start):
     trainer = start(arch="b")
     trainer.forget()
     assert not trainer.resume()
-    assert not trainer.best_path.exists()
+    assert not trainer.best.path.exists()
 
 
 def test_a_run_with_randaugment_goes_on_with_it_only(start):
@@ -282,9 +282,9 @@ def test_a_run_with_randaugment_goes_on_with_it_only(start):
 def test_a_restart_keeps_weights_that_no_state_belongs_to(start):
     trainer = start()
     trainer.folder.mkdir()
-    trainer.best_path.write_bytes(b"shipped")
+    trainer.best.path.write_bytes(b"shipped")
     trainer.forget()
-    trainer.set_best_aside()
+    trainer.best.set_aside()
     assert (trainer.folder / "model_best.earlier.pth.tar").read_bytes() == b"shipped"
 
 
