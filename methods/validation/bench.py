@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from apq import files
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.subnet import Subnet
+from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import load_supernet
 from elastic_nn.networks.folded import fold
 from imagenet_codebase.data_providers import DataProvider
@@ -27,6 +29,7 @@ from imagenet_codebase.run_manager.recipes import FinetuneSettings
 from imagenet_codebase.run_manager.settings import FREE_SETTINGS
 
 N_BN_IMAGES = 1024
+"""Twice as many as of a pair: a few subnets are measured here, and compared one by one."""
 BATCH_SIZE = 256
 
 
@@ -64,6 +67,7 @@ class Bench(ABC):
     ) -> None:
         self.supernet, self.data, self.folder, self.device = supernet, data, folder, device
         self.n_workers = n_workers
+        self._net: OnceForAllNet | None = None  # the supernet, once it is needed
         facts = {"supernet_sha256": files.sha256(supernet), "settings": settings, **data.facts()}
         distributed.from_first(lambda: self._check_facts(facts))
 
@@ -125,12 +129,16 @@ class Bench(ABC):
 
     def _direct(self, subnet: Subnet) -> nn.Module:
         """Return the subnet with the supernet's weights and batch statistics of its own."""
-        net = load_supernet(self.supernet, subnet.space).net.to(self.device)
-        check_classes(self.supernet, net.n_classes, self.data, "name another with --supernet")
-        statistics = bn_batches(
-            self.data, N_BN_IMAGES, BATCH_SIZE, self.device, n_workers=self.n_workers
-        )
-        return ready_to_measure(net, subnet, statistics)
+        if self._net is None or self._net.space != subnet.space:
+            net = load_supernet(self.supernet, subnet.space).net
+            check_classes(self.supernet, net.n_classes, self.data, "name another with --supernet")
+            self._net = net.to(self.device)
+        return ready_to_measure(self._net, subnet, self._statistics)
+
+    @cached_property
+    def _statistics(self) -> list[torch.Tensor]:
+        """Batches of training images, for batch statistics."""
+        return bn_batches(self.data, N_BN_IMAGES, BATCH_SIZE, self.device, n_workers=self.n_workers)
 
     def _top1(self, net: nn.Module, split: str) -> float:
         return evaluate_split(net, self.data, split, BATCH_SIZE, self.n_workers).top1

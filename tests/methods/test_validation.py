@@ -77,6 +77,10 @@ def test_direct_measurements_finetune_nothing(supernet, toy_data, tmp_path, benc
     kept = tmp_path / "direct" / "x.json"
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "test_top1": 0.125}))
     assert make().measure("x", subnet, experiment).test_top1 == 0.125
+    # One supernet serves all subnets, and none leaves a trace in it.
+    same = make()
+    same.measure("before", largest(PAPER_SPACE).with_bits(4))
+    assert same.measure("again", subnet) == outcome
 
 
 def test_an_experiment_keeps_its_weights(bench, tmp_path, toy_data):
