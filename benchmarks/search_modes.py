@@ -31,7 +31,7 @@ BEGIN, END = "<!-- search_modes: begin -->", "<!-- search_modes: end -->"
 TIMES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 # Budgets lie between these shares of the way from the cheapest subnet to the dearest.
 SHARES = (0.02, 0.6)
-NO_LIMIT = {"evolution": {"generations": 10**9}, "guided": {"evaluations": 0}}
+NO_LIMIT = {"evolution": {"generations": 10**9}, "guided": {"evaluations": 10**12}}
 LONG_SEED = 1000
 
 

@@ -17,6 +17,7 @@ import torch
 
 from apq.cli.tables import format_table
 from benchmarks.predictors import by_name
+from benchmarks.search_modes import NO_LIMIT
 from methods.modes import MODES
 from methods.problem import Limit, SearchProblem
 from methods.run import SearchRecord
@@ -104,14 +105,13 @@ def run_pymoo(kind: str, problem: SearchProblem, best: Best, seed: int) -> None:
 
 def run_mode(mode: str, problem: SearchProblem, best: Best, seed: int) -> None:
     """Run one of this project's modes until `best` says stop."""
-    no_limit = {"evolution": {"generations": 10**9}, "guided": {"evaluations": 0}}[mode]
 
     def note(record: SearchRecord) -> None:
         best.accuracy, best.n = record.best_accuracy, record.n_evaluated
         if best.is_over:
             raise KeyboardInterrupt  # the search returns its best so far
 
-    MODES[mode].search(problem, MODES[mode].settings(seed=seed, **no_limit), note)
+    MODES[mode].search(problem, MODES[mode].settings(seed=seed, **NO_LIMIT[mode]), note)
 
 
 def main() -> None:

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from apq import ApqError
 from methods.guided.moves import Moves
+from methods.guided.settings import GuidedSettings
 from methods.problem import Limit, SearchProblem
 
 
@@ -56,3 +58,10 @@ def test_a_changed_block_is_the_best_of_all_its_options(problem, genes, block):
         assert got[columns].tolist() == options[net.argmax(), columns].tolist()
         rest = np.delete(np.arange(space.n_genes), np.arange(space.n_genes)[columns])
         assert (got[rest] == row[rest]).all()
+
+
+def test_a_search_without_an_end_is_refused() -> None:
+    for end in ({"seconds": 1.0}, {"patience": 5}):
+        assert GuidedSettings(evaluations=0, **end).evaluations == 0
+    with pytest.raises(ApqError, match="nothing ends the search: set evaluations, seconds or"):
+        GuidedSettings(evaluations=0)
