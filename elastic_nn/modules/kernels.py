@@ -28,6 +28,8 @@ Kernel = Callable[..., Pair]
 
 _compiled: dict[tuple[Kernel, bool, str], Kernel] = {}
 """Kernels as compiled loops, for one row (False) and for several (True), by type of device."""
+_in_use: dict[tuple[Kernel, bool, str], Kernel] = {}
+"""Those of them that the passes run as."""
 
 
 class Grid(NamedTuple):
@@ -180,7 +182,7 @@ def round_inside(x: torch.Tensor, limit: torch.Tensor, grid: Grid) -> torch.Tens
 def _compiled_for(kernel: Kernel, rows: torch.Tensor) -> Kernel | None:
     if rows.dtype != torch.float32:
         return None
-    return _compiled.get((kernel, len(rows) > 1, rows.device.type))
+    return _in_use.get((kernel, len(rows) > 1, rows.device.type))
 
 
 def _fits(rows: torch.Tensor) -> bool:
@@ -229,7 +231,7 @@ def _shaped(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def compile_kernels(quantizer: Quantizer, device: torch.device) -> None:
-    """Run the passes that a quantizer takes as one compiled loop each from now on.
+    """Run the passes that a quantizer takes as one compiled loop each, until `use_plain_kernels`.
 
     Takes some seconds, the first time. Raises ApqError when torch cannot compile here, as before
     its version 2.8, and leaves all as it was.
@@ -240,12 +242,14 @@ def compile_kernels(quantizer: Quantizer, device: torch.device) -> None:
         else (clipped_forward, clipped_backward)
     )
     # A loop over one row is another than one over several.
-    wanted = [(kernel, by_row) for by_row in {False, quantizer.per_channel} for kernel in pair]
+    wanted = {
+        (kernel, by_row, device.type): (kernel, by_row)
+        for by_row in {False, quantizer.per_channel}
+        for kernel in pair
+    }
     try:
         made = {
-            (*loop, device.type): _compile(*loop, device)
-            for loop in wanted
-            if (*loop, device.type) not in _compiled
+            key: _compile(*loop, device) for key, loop in wanted.items() if key not in _compiled
         }
     except Exception as error:  # whatever this machine's compilers may have to say
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -254,6 +258,12 @@ def compile_kernels(quantizer: Quantizer, device: torch.device) -> None:
             f"or use --no-compile"
         ) from None
     _compiled.update(made)
+    _in_use.update({key: _compiled[key] for key in wanted})
+
+
+def use_plain_kernels() -> None:
+    """Run all passes as plain formulas; what was compiled is kept for `compile_kernels`."""
+    _in_use.clear()
 
 
 def _compile(kernel: Kernel, by_row: bool, device: torch.device) -> Kernel:

@@ -9,7 +9,7 @@ import shutil
 import torch
 
 from apq.errors import ApqError
-from elastic_nn.modules.kernels import compile_kernels
+from elastic_nn.modules.kernels import compile_kernels, use_plain_kernels
 from elastic_nn.quantizer_kinds import Quantizer
 from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.settings import TrainingSettings
@@ -24,8 +24,10 @@ def compile_where_it_pays(
 ) -> None:
     """Compile the passes if that is asked for, or if nothing is and the run is long enough.
 
+    Otherwise they run as they are, whatever an earlier run of this process has compiled.
     Raises ApqError when it is asked for and cannot be done.
     """
+    use_plain_kernels()
     if settings.compile is None:
         together = settings.batch_size * distributed.shard().n_processes
         n_steps = settings.n_epochs * (settings.epoch_images or n_images) // together

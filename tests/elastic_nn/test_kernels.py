@@ -19,7 +19,7 @@ LAYOUTS = (torch.channels_last, torch.contiguous_format)
 @pytest.fixture
 def plain_again():
     yield
-    kernels._compiled.clear()
+    kernels.use_plain_kernels()
 
 
 def results(quantize, learned, shape, layout, n_limits=1):
@@ -50,16 +50,22 @@ CASES = [
 ]
 
 
-def test_compiled_passes_compute_the_same(plain_again):
+def test_compiled_passes_compute_the_same(plain_again, monkeypatch):
     plain = [results(*case) for case in CASES]
     for name, n_compiled in (("paper", 2), ("lsq", 4), ("lsq-channel", 6), ("lsq", 6)):
         kernels.compile_kernels(QUANTIZERS[name], CPU)
-        assert len(kernels._compiled) == n_compiled
+        assert len(kernels._in_use) == n_compiled
     for case, (y, x_grad, limit_grad) in zip(CASES, plain, strict=True):
         compiled_y, compiled_x_grad, compiled_limit_grad = results(*case)
         assert torch.equal(compiled_y, y)
         assert torch.equal(compiled_x_grad, x_grad)
         torch.testing.assert_close(compiled_limit_grad, limit_grad, rtol=1e-4, atol=1e-4)
+    # A later run of the same process decides for itself, and compiles nothing twice.
+    compile_where_it_pays(TrainingSettings(compile=False), PAPER, 10**6, CPU)
+    assert not kernels._in_use
+    monkeypatch.setattr(kernels, "_compile", None)
+    compile_where_it_pays(TrainingSettings(compile=True), PAPER, 64, CPU)
+    assert len(kernels._in_use) == 2
 
 
 def test_filters_of_a_part_of_the_channels_are_rounded_as_copies_are():
@@ -87,12 +93,13 @@ def test_a_broken_compiler_is_told_or_done_without(monkeypatch, capsys, plain_ag
         raise RuntimeError("no such program: g++\nand a long story")
 
     monkeypatch.setattr(torch._inductor, "standalone_compile", broken)
+    monkeypatch.setattr(kernels, "_compiled", {})
     with pytest.raises(ApqError, match=r"cannot compile here \(no such program: g\+\+\): install"):
         compile_where_it_pays(TrainingSettings(compile=True), PAPER, 64, CPU)
     monkeypatch.setenv("CXX", "true")  # there is such a program, but it is no compiler
     compile_where_it_pays(TrainingSettings(n_epochs=1), PAPER, 500 * 64, CPU)
     assert "note: torch cannot compile here" in capsys.readouterr().out
-    assert not kernels._compiled
+    assert not kernels._in_use
 
 
 def test_short_runs_and_those_that_decline_are_not_compiled(monkeypatch, capsys):
