@@ -224,11 +224,14 @@ def _check_data(facts: dict[str, Any]) -> None:
 def _check_subnet(arch: object, subnet: Subnet) -> None:
     """Raise ApqError when weights were trained as another subnet than the experiment's.
 
-    `arch` is the paper's JSON, or None where nothing tells. No shape of a weight tells its bits.
+    `arch` is the paper's JSON; others keep something else there, or nothing. No shape of a weight
+    tells its bits.
     """
-    if arch is None:
+    space = subnet.space
+    try:
+        trained = Subnet.from_json(arch, space)
+    except ApqError:
         return
-    trained, space = Subnet.from_json(arch, subnet.space), subnet.space
     # Blocks that the depths leave out do not count.
     ours, theirs = space.canonical(space.encode([subnet, trained]))
     if trained.quantized != subnet.quantized or not np.array_equal(ours, theirs):
