@@ -120,9 +120,9 @@ def collect(
         told: dict[str, Any] = {}
         if finished and n_noise and pairs and (new or lacks_noise):
             told |= _noise_facts(pairs, images, n_noise)
-        if new:
-            told |= {name: fact for quota in quotas for name, fact in quota.facts(new).items()}
         if log:
+            for quota in quotas if new else ():
+                told |= quota.facts(new)
             kept = {name: known[name] for name in fact_names if name in known}
             log.finish((time.perf_counter() - started) / 60, kept, told)
     return finished
