@@ -112,12 +112,12 @@ class Table:
         }
 
     def _costs_what_is_computed(self, space: SearchSpace) -> bool:
-        for name in ("head", "tail"):
-            computed = _entry(self._fixed_cost(name, space, IMAGENET_CLASSES))
-            for quantity, value in computed.items():
-                if not math.isclose(self.layers[name][quantity], value, rel_tol=SAME):
-                    return False
-        return True
+        computed = _head_and_tail(self.image_size, space, self.accelerator)
+        return all(
+            math.isclose(self.layers[name][quantity], value, rel_tol=SAME)
+            for name, cost in computed.items()
+            for quantity, value in _entry(cost).items()
+        )
 
     def _fixed_key(self, name: str, space: SearchSpace, n_classes: int) -> str | None:
         """Return under which key the table holds a fixed layer, None where it does not."""
@@ -169,11 +169,7 @@ def build(
     }
     found = layer_costs(wanted.values(), accelerator, progress=progress)
     costs = {key: cost for key, cost in zip(wanted, found, strict=True) if cost is not None}
-    fixed = fixed_layers(space, image_size)
-    for name, im2col in (("head", True), ("tail", False)):
-        costs[name] = layer_cost(
-            fixed[name], space.fixed_bits, space.fixed_bits, accelerator, im2col
-        )
+    costs |= _head_and_tail(image_size, space, accelerator)
     return Table(
         layers={key: _entry(cost) for key, cost in costs.items()},
         components={key: cost.components for key, cost in costs.items()},
@@ -181,6 +177,16 @@ def build(
         accelerator=accelerator,
         model_version=MODEL_VERSION,
     )
+
+
+def _head_and_tail(
+    image_size: int, space: SearchSpace, accelerator: Accelerator
+) -> dict[str, LayerCost]:
+    fixed, bits = fixed_layers(space, image_size), space.fixed_bits
+    return {
+        name: layer_cost(fixed[name], bits, bits, accelerator, im2col)
+        for name, im2col in (("head", True), ("tail", False))
+    }
 
 
 def load(path: str | Path) -> Table:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -159,6 +160,24 @@ def test_the_authors_file_loads(reference):
     table = load(reference / "BitFusion_new.b1.dict")
     assert table.image_size == 224
     assert table.layers[ENTRY]["latency"] == pytest.approx(0.062192, abs=1e-12)
+    assert table.lacking() == {}  # what it leaves out is BitFusion's
+
+
+@pytest.mark.parametrize("image_size", [64, 224])
+def test_only_costs_of_other_machines_lack_what_could_be_computed(built, image_size):
+    ours = built[image_size]
+    assert ours.lacking() == {}
+    theirs = replace(ours, components=None, model_version=None)
+    assert theirs.lacking() == {}
+    device = {"head": {"latency": 9.0, "energy": 9.0}}
+    other = replace(theirs, layers={**ours.layers, **device})
+    assert list(other.lacking()) == ["first_depthwise", "first_project", "classifier"]
+    key = other.lacking(n_classes=10)["classifier"]
+    assert key == "(1280, 10, 1, 1, 1, 0, 1)-W8A8"
+    known = replace(other, layers={**other.layers, key: {"latency": 2.0, "energy": 3.0}})
+    assert "classifier" not in known.lacking(n_classes=10)
+    assert known.fixed("classifier", n_classes=10) == {"latency": 2.0, "energy": 3.0}
+    assert "classifier" in known.lacking(n_classes=1000)
 
 
 @pytest.mark.parametrize(
