@@ -106,7 +106,7 @@ class Subnet:
 
     @classmethod
     def from_paper(cls, arch: Any, space: SearchSpace = PAPER_SPACE) -> Subnet:
-        """Build a subnet from `[info, q_info]`; q_info may be None or missing.
+        """Build a subnet from `[info, q_info]`; q_info may be None, missing or merged into info.
 
         Raises ApqError that names the first entry that is wrong.
         """
@@ -173,13 +173,15 @@ def _uniform(space: SearchSpace, i: int) -> Subnet:
 
 
 def _split_arch(arch: Any) -> tuple[dict, dict | None]:
-    if isinstance(arch, dict):  # the architecture alone
-        return arch, None
-    if not isinstance(arch, list) or not 1 <= len(arch) <= 2:
+    if isinstance(arch, dict):
+        arch = [arch]
+    if not isinstance(arch, list | tuple) or not 1 <= len(arch) <= 2:
         raise ApqError("an arch is a JSON list [info, q_info]")
     info, q_info = (*arch, None)[:2]
     if not isinstance(info, dict) or not isinstance(q_info, dict | None):
         raise ApqError("an arch is a JSON list [info, q_info] of two objects")
+    if q_info is None and any(f"{name}_setting" in info for name in BIT_FIELDS):
+        q_info = info  # merged into one, as the authors' code has them in memory
     return info, q_info
 
 

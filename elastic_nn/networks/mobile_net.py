@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -134,10 +134,13 @@ class MobileNet(nn.Module):
     # ---- quantization ranges and batch statistics ----
 
     @torch.no_grad()
-    def set_quantization_ranges(self, ranges: dict[str, tuple[float, float]]) -> None:
-        """Set {layer: (activation_range, weight_range)}; raises ApqError on an unknown layer.
+    def set_quantization_ranges(
+        self, ranges: Mapping[str, tuple[float | torch.Tensor, float | torch.Tensor]]
+    ) -> None:
+        """Set {layer: (activation_range, weight_range)}, numbers or tensors of the layer's shape.
 
-        Layers that the active subnet leaves out may be named too.
+        Layers that the active subnet leaves out may be named too. Raises ApqError on an unknown
+        layer, and on a tensor of another shape.
         """
         modules = dict(self.named_modules())
         for name, (activation_range, weight_range) in ranges.items():
@@ -145,8 +148,8 @@ class MobileNet(nn.Module):
             if not isinstance(layer, QuantizedLayer):
                 known = [n for n, m in modules.items() if isinstance(m, QuantizedLayer)]
                 raise ApqError(f"no quantized layer is called '{name}'{closest(name, known)}")
-            layer.activation_range.fill_(activation_range)
-            layer.weight_range.fill_(weight_range)
+            _set(layer.activation_range, activation_range, f"{name}.activation_range")
+            _set(layer.weight_range, weight_range, f"{name}.weight_range")
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:
@@ -224,6 +227,14 @@ class MobileNet(nn.Module):
             self.train(training)
         if not seen:
             raise ApqError("batch statistics cannot be reset without images")
+
+
+def _set(tensor: torch.Tensor, value: float | torch.Tensor, name: str) -> None:
+    """Overwrite a tensor (N,) with a number or with N of them; raises ApqError on others."""
+    new = torch.as_tensor(value)
+    if new.dim() and new.shape != tensor.shape:
+        raise ApqError(f"'{name}' has shape {tuple(new.shape)}; expected {tuple(tensor.shape)}")
+    tensor.copy_(new)
 
 
 def _initialize(net: nn.Module) -> None:

@@ -117,5 +117,6 @@ def pick_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError):
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise ApqError(f"--device {name} cannot be used here; try auto, cpu or cuda")
+        usable = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu"
+        raise ApqError(f"--device {name} cannot be used here; try {usable}")
     return device

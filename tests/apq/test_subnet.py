@@ -73,6 +73,15 @@ def test_the_architecture_alone_is_full_precision(arch):
     assert Subnet.from_paper(arch[0]).to_paper()[1] is None
 
 
+def test_an_arch_merged_into_one_object_keeps_its_bits(arch):
+    info, q_info = arch
+    for form in ({**info, **q_info}, [{**info, **q_info}]):
+        assert Subnet.from_paper(form) == Subnet.from_paper(arch)
+    del q_info["dw_a_bits_setting"]
+    with pytest.raises(ApqError, match="'dw_a_bits_setting'"):
+        Subnet.from_paper({**info, **q_info})
+
+
 def test_the_stage_of_one_block_takes_any_depth(arch):
     arch[0]["d"][5] = 1
     assert Subnet.from_paper(arch).active_blocks[-1].index == 20

@@ -187,6 +187,22 @@ def test_ranges_are_set_by_name(net):
         net.set_quantization_ranges({"classifer.linear": (1, 1)})
 
 
+def test_ranges_are_set_from_the_tensors_of_a_checkpoint(net):
+    net.set_quantization_ranges({name: (2.5, 0.75) for name in net.quantized_layers()})
+    state = net.paper_state_dict()
+    other = OnceForAllNet(net.space, net.n_classes)
+    other.set_quantization_ranges(
+        {
+            name: (state[f"{name}.activation_range"], state[f"{name}.weight_range"])
+            for name in net.quantized_layers()
+        }
+    )
+    for layer, _ in other.quantized_layers().values():
+        assert (layer.activation_range.item(), layer.weight_range.item()) == (2.5, 0.75)
+    with pytest.raises(ApqError, match=r"'classifier.linear.weight_range' has shape \(3,\)"):
+        net.set_quantization_ranges({"classifier.linear": (1, torch.ones(3))})
+
+
 def test_calibration_finds_what_the_data_hold(net, tiny_space, images):
     net.activate(smallest(tiny_space).with_bits(4))
     idle = net.blocks[2].mobile_inverted_conv.depth_conv.conv
