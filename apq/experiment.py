@@ -166,6 +166,7 @@ def _untouched(path: Path) -> Iterator[None]:
 
 
 _NUMBER = (int, float)
+# What others rely on: of what a search tells of itself, and of each of its limits.
 _REPORTED = {
     "type": str,
     "unit": str,
@@ -184,9 +185,8 @@ _REPORTED = {
     "bitops": _NUMBER,
     "size_bytes": _NUMBER,
 }
-_TOO_LARGE = 1e18
 _OF_A_LIMIT = {"type": str, "unit": str, "maximum": _NUMBER, "cost": _NUMBER}
-"""What others rely on, of what a search tells of itself and of each of its limits."""
+_TOO_LARGE = 1e18  # for any cost; such numbers have no place in a table or a plot
 
 
 def _check_report(report: dict[str, Any]) -> None:

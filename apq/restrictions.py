@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from apq.checks import check_choice
 from apq.domain import Domain
-from apq.errors import ApqError, closest
+from apq.errors import ApqError
 from apq.space import BIT_FIELDS, BLOCK_FIELDS, SearchSpace
 from apq.subnet import Subnet
 
@@ -35,11 +36,7 @@ def freeze(domain: Domain, parts: Sequence[str], subnet: Subnet) -> Domain:
     """
     known = frozen_parts(domain.space)
     for part in parts:
-        if part not in known:
-            raise ApqError(
-                f"nothing called '{part}' can be frozen{closest(part, known)}; there are "
-                f"{', '.join(known)}"
-            )
+        check_choice("part to freeze", part, known)
     if set(parts) != {"architecture"} and not subnet.quantized:
         raise ApqError("the subnet to freeze from has no bits: freeze its architecture alone")
     if not parts:

@@ -14,6 +14,8 @@ STEM_KERNEL = 3
 STEM_STRIDE = 2
 FIRST_BLOCK_KERNEL = 3
 IMAGENET_CLASSES = 1000
+PAPER_FIXED_LAYERS = ("head", "tail")
+"""Of `fixed_layers`, those that the paper's accounting counts, and that tables have entries of."""
 MIN_IMAGE_SIZE = 32  # The network halves its input five times.
 MAX_IMAGE_SIZE = 16384  # Far beyond any camera; costs stay exact in 64-bit integers.
 

@@ -9,10 +9,9 @@ import numpy as np
 from apq.errors import ApqError
 from lut.accelerator import Accelerator
 from lut.bitfusion import COMPONENTS
-from lut.layers import STEM_STRIDE, check_image_size
+from lut.layers import PAPER_FIXED_LAYERS, STEM_STRIDE, check_image_size
 from lut.lookup import is_key, parse_key
 
-FIXED_ENTRIES = ("head", "tail")
 QUANTITIES = ("latency", "energy")
 LARGEST = 1e18
 """No layer takes 10^18 ms or mJ, and no sum of such numbers is infinite."""
@@ -65,10 +64,10 @@ def _check_entries(layers: Any) -> None:
     if not isinstance(layers, dict):
         raise ApqError("'layers' must be a JSON object of entries")
     for key, entry in layers.items():
-        if key not in FIXED_ENTRIES and not is_key(key):
+        if key not in PAPER_FIXED_LAYERS and not is_key(key):
             raise ApqError(
                 f"entry {key!r} names no layer: expected a key such as "
-                f"'(96, 456, 14, 1, 1, 0, 1)-W4A4', or {' or '.join(FIXED_ENTRIES)}"
+                f"'(96, 456, 14, 1, 1, 0, 1)-W4A4', or {' or '.join(PAPER_FIXED_LAYERS)}"
             )
         if not isinstance(entry, dict):
             raise ApqError(f"entry {key!r} must be an object with latency (ms) and energy (mJ)")
@@ -78,7 +77,7 @@ def _check_entries(layers: Any) -> None:
                     f"entry {key!r}: {name} is {entry.get(name)!r}; "
                     f"it must be a finite number from 0 to {LARGEST:g}"
                 )
-    for name in FIXED_ENTRIES:
+    for name in PAPER_FIXED_LAYERS:
         if name not in layers:
             raise ApqError(f"not a cost table: it has no entry '{name}'")
 

@@ -25,7 +25,14 @@ from lut.bitfusion import (
     layer_costs,
 )
 from lut.compare import LargestDifference, TableDiff, diff
-from lut.layers import IMAGENET_CLASSES, Layer, check_image_size, fixed_layers, space_layers
+from lut.layers import (
+    IMAGENET_CLASSES,
+    PAPER_FIXED_LAYERS,
+    Layer,
+    check_image_size,
+    fixed_layers,
+    space_layers,
+)
 from lut.lookup import missing_entry
 from lut.parsing import parse
 
@@ -121,7 +128,7 @@ class Table:
 
     def _fixed_key(self, name: str, space: SearchSpace, n_classes: int) -> str | None:
         """Return under which key the table holds a fixed layer, None where it does not."""
-        if name in ("head", "tail"):
+        if name in PAPER_FIXED_LAYERS:
             return name
         key = self._fixed_layer(name, space, n_classes).key(space.fixed_bits, space.fixed_bits)
         return key if key in self.layers else None

@@ -17,7 +17,14 @@ from apq.space import PAPER_SPACE, Block, SearchSpace, as_genes
 from apq.subnet import Subnet
 from lut import table as lut_table
 from lut.complexity import Bits, bitops, size_bytes
-from lut.layers import IMAGENET_CLASSES, Layer, block_layers, fixed_layers, input_sizes
+from lut.layers import (
+    IMAGENET_CLASSES,
+    PAPER_FIXED_LAYERS,
+    Layer,
+    block_layers,
+    fixed_layers,
+    input_sizes,
+)
 
 CostType = Literal["latency", "energy", "bitops", "size"]
 Accounting = Literal["paper", "full"]
@@ -107,10 +114,7 @@ class LatencyPredictor:
         """
         genes = as_genes(self.space, subnets)
         self.space.check_genes(genes)
-        return self.costs_of(self.options.numbers(genes))
-
-    def costs_of(self, numbers: np.ndarray) -> np.ndarray:
-        """Return costs (N,) of subnets given as option numbers (N, n_blocks): the fast way in."""
+        numbers = self.options.numbers(genes)
         return self._padded_costs[numbers].sum(axis=1) + self.fixed_cost
 
     def breakdown(self, subnet: Subnet) -> list[CostRow]:
@@ -212,7 +216,7 @@ class LatencyPredictor:
         layers = fixed_layers(self.space, self.image_size, self.n_classes)
         if self.accounting == "full" or self.type in ("bitops", "size"):
             return layers
-        return {name: layers[name] for name in ("head", "tail")}
+        return {name: layers[name] for name in PAPER_FIXED_LAYERS}
 
     def _sum_fixed_layers(self) -> float:
         if self.type in ("latency", "energy"):

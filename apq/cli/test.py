@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.subnet import Subnet
-from lut.layers import IMAGENET_CLASSES
+from lut.layers import IMAGENET_CLASSES, PAPER_FIXED_LAYERS
 
 if TYPE_CHECKING:
     import torch
@@ -126,23 +125,21 @@ def cost_rows(subnet: Subnet, table: Table, n_classes: int) -> list[tuple[str, s
     """
     from utils.latency_predictor import LatencyPredictor
 
-    rows, lacking = [], table.lacking(subnet.space, n_classes)
-    for name, type_, accounting, unit, scale, digits in (
-        ("latency", "latency", "paper", "ms", 1, 3),
-        ("latency, whole network", "latency", "full", "ms", 1, 3),
-        ("energy", "energy", "paper", "mJ", 1, 3),
-        ("energy, whole network", "energy", "full", "mJ", 1, 3),
-        ("BitOps", "bitops", "full", "G", 1e9, 2),
-        ("model size", "size", "full", "MB", 1e6, 3),
-    ):
-        if lacking and accounting == "full" and type_ in ("latency", "energy"):
-            continue
-        cost = LatencyPredictor(type_, table.image_size, subnet.space, table, accounting, n_classes)
-        value = float(cost.predict([subnet])[0])
-        if math.isinf(value):
-            cost.breakdown(subnet)  # tells which layer it is
-        rows.append((name, f"{value / scale:.{digits}f}", unit))
-    return rows
+    # Bit operations are always the whole network's, and their rows tell all the other figures.
+    cost = LatencyPredictor("bitops", table.image_size, subnet.space, table, n_classes=n_classes)
+    whole = cost.breakdown(subnet)
+    paper = [row for row in whole if row.block or row.name in PAPER_FIXED_LAYERS]
+    figures = [
+        ("latency", "ms", 3, sum(row.latency_ms for row in paper)),
+        ("latency, whole network", "ms", 3, sum(row.latency_ms for row in whole)),
+        ("energy", "mJ", 3, sum(row.energy_mj for row in paper)),
+        ("energy, whole network", "mJ", 3, sum(row.energy_mj for row in whole)),
+        ("BitOps", "G", 2, sum(row.bitops for row in whole) / 1e9),
+        ("model size", "MB", 3, sum(row.size_bytes for row in whole) / 1e6),
+    ]
+    if table.lacking(subnet.space, n_classes):
+        del figures[3], figures[1]
+    return [(name, f"{value:.{digits}f}", unit) for name, unit, digits, value in figures]
 
 
 def format_layers(subnet: Subnet, table: Table, n_classes: int) -> str:

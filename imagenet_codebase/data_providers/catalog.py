@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from apq.errors import ApqError, closest
+from apq.checks import check_choice
+from apq.errors import ApqError
 from imagenet_codebase.data_providers import cifar10, digits, tree
 from imagenet_codebase.data_providers.provider import DataProvider
 from imagenet_codebase.data_providers.splits import OpenedSplits, Split, carve
@@ -50,10 +51,7 @@ def open_dataset(
     its own, and nothing else. Raises ApqError when the name is unknown, the images are missing or
     a size is impossible.
     """
-    if name not in DATASETS:
-        raise ApqError(
-            f"there is no data set '{name}'{closest(name, DATASETS)}: use {', '.join(DATASETS)}"
-        )
+    check_choice("data set", name, DATASETS)
     defaults = DATASETS[name]
     if image_size is None:
         image_size = defaults.image_size

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from apq.errors import ApqError, closest
+from apq.checks import check_choice
+from apq.errors import ApqError
 from imagenet_codebase.data_providers.kept import KeptImages
 from imagenet_codebase.data_providers.splits import Split
 from imagenet_codebase.data_providers.workers import Request, Workers
@@ -63,10 +64,7 @@ class DataProvider:
 
     def split(self, name: str) -> Split:
         """Return a split by name; raises ApqError when there is none of that name."""
-        if name not in SPLITS:
-            raise ApqError(
-                f"there is no split '{name}'{closest(name, SPLITS)}: use {', '.join(SPLITS)}"
-            )
+        check_choice("split", name, SPLITS)
         return getattr(self, name)
 
     def n_images(self, split: str) -> int:

@@ -59,7 +59,8 @@ def starting_network(
 
     A supernet of other classes than the data's lends everything but the classifier. Batch
     statistics are taken anew, from `statistics`, batches of training images; so are ranges, where
-    the supernet has none or the quantizer starts from others than the paper's.
+    the supernet has none or the quantizer starts from others than the paper's. Raises ApqError
+    when the file holds no supernet of the subnet's space.
     """
     loaded = load_supernet(supernet_path, subnet.space)
     loaded.net.activate(subnet)
@@ -93,7 +94,9 @@ def finetune(
 ) -> FinetuneResult:
     """Finetune an experiment's subnet; goes on from `checkpoint/last.pth.tar` where it is.
 
-    The best epoch on the validation split is kept as `checkpoint/model_best.pth.tar`.
+    The best epoch on the validation split is kept as `checkpoint/model_best.pth.tar`. Raises
+    ApqError when the supernet does not fit the subnet's space, when the saved state was made with
+    other settings or data, when another process is at work on it, and when the loss explodes.
     """
     torch.manual_seed(settings.seed)
     trainer = _trainer(experiment, supernet_path, data, settings, device, restart)
@@ -141,8 +144,15 @@ def _trainer(
     average = RunningAverage(net, settings.ema) if settings.ema else None
     teacher = None
     if settings.distill:
-        shares, space = (settings.distill, settings.label_smoothing), subnet.space
-        teacher = read_teacher(supernet_path, data, statistics, device, *shares, space=space)
+        teacher = read_teacher(
+            supernet_path,
+            data,
+            statistics,
+            device,
+            settings.distill,
+            settings.label_smoothing,
+            space=subnet.space,
+        )
     result = average.module if average else net
 
     def validate() -> dict[str, float]:

@@ -98,7 +98,9 @@ def train_supernet(
     """Train a supernet in `folder`, going on where it was stopped.
 
     Several processes share each batch. Returns the network and a row of figures for each epoch of
-    all phases, which are drawn in the folder too, or None when Ctrl-C stopped it.
+    all phases, which are drawn in the folder too, or None when Ctrl-C stopped it. Raises ApqError
+    when the settings do not suit the data, when a state in the folder was made with others, when
+    another process is at work there, and when the loss explodes.
     """
     if settings.small_image_size >= data.image_size:
         raise ApqError(
@@ -115,28 +117,18 @@ def train_supernet(
     facts = {"init": settings.init, "teacher": teacher_facts, **data.facts()}
     history: list[dict[str, float]] = []
     for number, phase in enumerate(phases(settings), start=1):
-        name, n_epochs = phase.name, phase.recipe.n_epochs
         trainer = Trainer(
             net,
             data,
             phase.recipe,
             SharedSandwichStep(net, phase.sandwich, teacher),
-            _Validation(net, data, statistics, name, n_workers),
-            folder / f"{number}-{name}",
+            _Validation(net, data, statistics, phase.name, n_workers),
+            folder / f"{number}-{phase.name}",
             {"sandwich": asdict(phase.sandwich), **facts},
             best_by="",
         )
-        if trainer.resume():
-            print(f"{name}: going on after epoch {trainer.epoch} of {n_epochs}", flush=True)
-        else:
-            if number == 1 and settings.init:
-                normalize = data.train.source.normalize
-                start_from(net, settings.init, statistics, normalize.mean, normalize.std)
-            _prepare(net, name, statistics)
-            print(f"{name}: {n_epochs} epochs", flush=True)
-        if name == "quantized":
-            compile_where_it_pays(phase.recipe, PAPER, data.n_images("train"), device)
-        if not trainer.run():
+        init = settings.init if number == 1 else ""
+        if not _run_phase(phase, trainer, net, data, statistics, init):
             return None
         earlier = len(history)
         history += [{**row, "epoch": earlier + row["epoch"]} for row in trainer.history]
@@ -146,6 +138,32 @@ def train_supernet(
     if distributed.is_first():
         RunFolder(folder).plot(history)
     return net, history
+
+
+def _run_phase(
+    phase: Phase,
+    trainer: Trainer,
+    net: OnceForAllNet,
+    data: DataProvider,
+    statistics: list[torch.Tensor],
+    init: str,
+) -> bool:
+    """Train through a phase, or through what is left of it; return False when Ctrl-C stopped it.
+
+    One that begins starts from the weights that `init` names, if it does.
+    """
+    n_epochs = phase.recipe.n_epochs
+    if trainer.resume():
+        print(f"{phase.name}: going on after epoch {trainer.epoch} of {n_epochs}", flush=True)
+    else:
+        if init:
+            normalize = data.train.source.normalize
+            start_from(net, init, statistics, normalize.mean, normalize.std)
+        _prepare(net, phase.name, statistics)
+        print(f"{phase.name}: {n_epochs} epochs", flush=True)
+    if phase.name == "quantized":
+        compile_where_it_pays(phase.recipe, PAPER, data.n_images("train"), trainer.device)
+    return trainer.run()
 
 
 def forget_run(folder: Path) -> None:

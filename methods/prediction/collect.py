@@ -97,35 +97,57 @@ def collect(
         "own_images": True,  # once all subnets shared theirs
         "seed": seed,
     }
-    fact_names = (*NOISE_FACTS, *(name for quota in quotas for name in quota.fact_names))
-    log: PairLog | None = None
     with contextlib.ExitStack() as held:
-
-        def read() -> dict[Subnet, float]:
-            nonlocal log
-            log = held.enter_context(contextlib.closing(PairLog(path, measured_with, net.space)))
-            return dict(log.pairs)
-
-        pairs = distributed.from_first(read)
-        known = distributed.from_first(lambda: read_card(path))
+        log, pairs, card = _open(path, measured_with, net.space, held)
         before = set(pairs)
         is_full = all(sum(map(q.includes, pairs)) >= q.wanted for q in quotas)
-        lacks_noise = bool(n_noise and pairs and not _tells_noise(known, n_noise))
+        lacks_noise = bool(n_noise and pairs and not _tells_noise(card, n_noise))
         images = None
         if not is_full or lacks_noise:
             images = OwnImages(net, data, n_bn_images, n_val_images, batch_size, n_workers, seed)
         interrupted = held.enter_context(deferred_interrupt())
         finished = all(_fill(quota, pairs, images, log, interrupted) for quota in quotas)
         new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
-        told: dict[str, Any] = {}
+        noise: dict[str, Any] = {}
         if finished and n_noise and pairs and (new or lacks_noise):
-            told |= _noise_facts(pairs, images, n_noise)
+            noise = _noise_facts(pairs, images, n_noise)
         if log:
-            for quota in quotas if new else ():
-                told |= quota.facts(new)
-            kept = {name: known[name] for name in fact_names if name in known}
-            log.finish((time.perf_counter() - started) / 60, kept, told)
+            _finish(log, quotas, new, noise, card, (time.perf_counter() - started) / 60)
     return finished
+
+
+def _open(
+    path: Path, measured_with: dict[str, Any], space: SearchSpace, held: contextlib.ExitStack
+) -> tuple[PairLog | None, dict[Subnet, float], dict[str, Any]]:
+    """Return the log, in the first process, the pairs known to all of them, and their card.
+
+    The log is closed with `held`.
+    """
+    log: PairLog | None = None
+
+    def read() -> tuple[dict[Subnet, float], dict[str, Any]]:
+        nonlocal log
+        log = held.enter_context(contextlib.closing(PairLog(path, measured_with, space)))
+        return dict(log.pairs), read_card(path)
+
+    pairs, card = distributed.from_first(read)
+    return log, pairs, card
+
+
+def _finish(
+    log: PairLog,
+    quotas: Sequence[Quota],
+    new: Mapping[Subnet, float],
+    noise: Mapping[str, Any],
+    card: Mapping[str, Any],
+    minutes: float,
+) -> None:
+    """Write the pairs, with a card that keeps what an earlier one tells and nothing new is of."""
+    told = dict(noise)
+    for quota in quotas if new else ():
+        told |= quota.facts(new)
+    names = (*NOISE_FACTS, *(name for quota in quotas for name in quota.fact_names))
+    log.finish(minutes, {name: card[name] for name in names if name in card}, told)
 
 
 def _fill(

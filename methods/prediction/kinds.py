@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,29 +73,16 @@ def fit_all(
     Raises ApqError when there are too few pairs to hold some out.
     """
     precise_full, precise_quantized = split_pairs(precise or {})
-    fits = {FULL: fit(full, False, settings, cost_fn, device=device, precise=precise_full)}
+    alike = {"settings": settings, "cost_fn": cost_fn, "device": device}
+    fits = {FULL: fit(full, False, **alike, precise=precise_full)}
+    fit_quantized = partial(fit, quantized, True, **alike, precise=precise_quantized)
+    fits[SCRATCH] = fit_quantized()
     start = fits[FULL].predictor
-
-    def fit_quantized(
-        start: AccuracyPredictor | None, besides: Mapping[Subnet, float] | None = None
-    ) -> Fit:
-        return fit(
-            quantized,
-            True,
-            settings,
-            cost_fn,
-            start,
-            device=device,
-            besides=besides,
-            precise=precise_quantized,
-        )
-
-    fits[SCRATCH] = fit_quantized(None)
-    fits[TRANSFER] = fit_quantized(start)
+    fits[TRANSFER] = fit_quantized(start=start)
     besides, about = {}, None
     if searched:
         besides, judged = hold_out(searched, settings.held_out, settings.seed)
-        fits[SEARCHED] = fit_quantized(start, besides)
+        fits[SEARCHED] = fit_quantized(start=start, besides=besides)
         about = AboutSearched(
             n_held_out=len(judged),
             own=searched_quality(fits[SEARCHED].predictor, judged),

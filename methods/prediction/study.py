@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,17 +92,18 @@ def summarize(rows: Sequence[StudyRow]) -> list[tuple[str, ...]]:
 def write_study(rows: Sequence[StudyRow], folder: Path) -> list[Path]:
     """Write the rows as CSV and, where matplotlib is installed, draw them; returns the paths."""
     table = folder / TABLE_NAME
-    lines = [",".join(asdict(rows[0]))]
-    for row in rows:
-        cells = (f"{v:.6g}" if isinstance(v, float) else str(v) for v in asdict(row).values())
-        lines.append(",".join(cells))
-    files.write_text(table, "\n".join(lines) + "\n")
+    files.write_text(table, files.table_csv(map(_short, rows)))
     if not can_plot():
         print(NO_PLOT)
         return [table]
     picture = folder / FIGURE_NAME
     files.write_bytes(picture, _png(rows))
     return [table, picture]
+
+
+def _short(row: StudyRow) -> dict[str, Any]:
+    """Return a row's values, figures with six digits."""
+    return {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()}
 
 
 def _png(rows: Sequence[StudyRow]) -> bytes:

@@ -382,7 +382,7 @@ def test_a_broken_arch_is_named_by_every_command(home, call, command, change, me
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--dataset=digit"], "there is no data set 'digit' (did you mean 'digits'?)"),
+        (["--dataset=digit"], "no data set 'digit' (did you mean 'digits'?)"),
         ([], "there is no folder dataset/imagenet"),
         (["--dataset=cifar10"], "dataset/cifar10"),
         (["--dataset=digits", "--supernet=gone"], "there is no supernet at gone"),

@@ -84,7 +84,7 @@ def test_excluded_choices_are_never_drawn(rng):
         (lambda d: restrictions.limit_width_ratio(d, 3), "nothing is left .* width of block 1"),
         (
             lambda d: restrictions.freeze(d, ["archtecture"], a_subnet()),
-            r"'archtecture' can be frozen \(did you mean 'architecture'\?\)",
+            r"no part to freeze 'archtecture' \(did you mean 'architecture'\?\)",
         ),
         (lambda d: restrictions.freeze(d, ["bits"], largest()), "has no bits"),
         (
