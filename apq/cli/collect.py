@@ -32,13 +32,26 @@ def make_parser(prog: str) -> cli.Parser:
         "predictor at hand. Goes on where an earlier run was stopped or killed.",
     )
     add_supernet(parser)
-    parser.add_argument("--out", type=Path, default=Path("models/pairs.json"))
-    parser.add_argument("--n_full", type=cli.whole_number(0), default=400, help="full precision")
-    parser.add_argument("--n_quantized", type=cli.whole_number(0), default=800, help="quantized")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("models/pairs.json"),
+        metavar="FILE",
+        help="the pairs; default %(default)s",
+    )
+    for kind, default in (("full", 400), ("quantized", 800)):
+        parser.add_argument(
+            f"--n_{kind}",
+            type=cli.whole_number(0),
+            default=default,
+            metavar="N",
+            help=f"random subnets to measure {KINDS[kind]}; default %(default)s",
+        )
     parser.add_argument(
         "--n_searched",
         type=cli.whole_number(0),
         default=0,
+        metavar="N",
         help="found by searches under random budgets; kept in a file of their own beside --out",
     )
     parser.add_argument(
@@ -48,18 +61,27 @@ def make_parser(prog: str) -> cli.Parser:
         metavar="DIR",
         help="folder of acc_quant.pt, or a file, for --n_searched",
     )
-    parser.add_argument("--n_bn_images", type=cli.whole_number(2), default=512)
+    parser.add_argument(
+        "--n_bn_images",
+        type=cli.whole_number(2),
+        default=512,
+        metavar="N",
+        help="training images that each one's batch statistics are taken from; default %(default)s",
+    )
     parser.add_argument(
         "--n_val_images",
         type=cli.whole_number(0),
         default=0,
+        metavar="N",
         help="measure on so many random validation images, others for each; 0: on all of them",
     )
     parser.add_argument(
         "--n_noise",
         type=cli.whole_number(0),
         default=40,
-        help="subnets of each kind measured once more at the end, to tell the noise",
+        metavar="N",
+        help="subnets of each kind measured once more at the end, to tell the noise; default "
+        "%(default)s",
     )
     add_nproc(parser)
     add_data(parser, default="digits")

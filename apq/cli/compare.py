@@ -45,13 +45,25 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument(
         "--exp_names", required=True, metavar="A,B,...", help="experiments under exps/"
     )
-    parser.add_argument("--n_random", type=cli.whole_number(1), default=8, help="for each of them")
+    parser.add_argument(
+        "--n_random",
+        type=cli.whole_number(1),
+        default=8,
+        metavar="N",
+        help="random subnets for each of them; default %(default)s",
+    )
     parser.add_argument(
         "--direct",
         action="store_true",
         help="measure with the supernet's weights, without finetuning: minutes, not hours",
     )
-    parser.add_argument("--out", type=Path, default=Path("models/comparison.json"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("models/comparison.json"),
+        metavar="FILE",
+        help="the result; default %(default)s",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a comparison that this run did not make"
     )

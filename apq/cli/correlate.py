@@ -30,8 +30,20 @@ def make_parser(prog: str) -> cli.Parser:
         description="Finetune random quantized subnets under one recipe, and correlate their\n"
         "ranks with those of their accuracy before. Goes on where it was stopped.",
     )
-    parser.add_argument("--n_subnets", type=cli.whole_number(2), default=24)
-    parser.add_argument("--out", type=Path, default=Path("models/correlation.json"))
+    parser.add_argument(
+        "--n_subnets",
+        type=cli.whole_number(2),
+        default=24,
+        metavar="N",
+        help="how many; default %(default)s",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("models/correlation.json"),
+        metavar="FILE",
+        help="the result; default %(default)s",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a result that this run did not make"
     )

@@ -32,7 +32,13 @@ def add_data(
         metavar="PX",
         help="side of the images; default 64 for digits and CIFAR-10, 224 for others",
     )
-    group.add_argument("--n_workers", type=whole_number(0), default=0, help="decoding processes")
+    group.add_argument(
+        "--n_workers",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="processes that decode images; default 0: every training process decodes its own",
+    )
     group.add_argument("--download", action="store_true", help="fetch CIFAR-10 where missing")
     if trains:
         group.add_argument(

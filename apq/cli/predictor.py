@@ -68,7 +68,13 @@ def make_parser(prog: str) -> cli.Parser:
         description="Train the full-precision predictor (acc.pt), transfer it to the quantized\n"
         "one (acc_quant.pt), and compare that with training from scratch, on held-out pairs.",
     )
-    parser.add_argument("--pairs", type=Path, default=Path("models/pairs.json"))
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        default=Path("models/pairs.json"),
+        metavar="FILE",
+        help="pairs of random subnets ('apq collect'); default %(default)s",
+    )
     parser.add_argument(
         "--searched",
         type=Path,
@@ -83,14 +89,33 @@ def make_parser(prog: str) -> cli.Parser:
         help="some of the subnets measured more precisely, to judge the predictors by, too;\n"
         "default: those beside --pairs, where there are any",
     )
-    parser.add_argument("--out_dir", type=Path, default=Path("models"))
-    parser.add_argument("--n_steps", type=cli.whole_number(1), default=FitSettings.n_steps)
-    parser.add_argument("--lr", type=cli.positive_number, default=FitSettings.lr)
+    parser.add_argument(
+        "--out_dir",
+        type=Path,
+        default=Path("models"),
+        metavar="DIR",
+        help="folder of the predictors written; default %(default)s",
+    )
+    parser.add_argument(
+        "--n_steps",
+        type=cli.whole_number(1),
+        default=FitSettings.n_steps,
+        metavar="N",
+        help="training steps of each predictor; default %(default)s",
+    )
+    parser.add_argument(
+        "--lr",
+        type=cli.positive_number,
+        default=FitSettings.lr,
+        help="learning rate at the start; default %(default)s",
+    )
     parser.add_argument(
         "--held_out",
         type=float,
         default=FitSettings.held_out,
-        help="share of the pairs for the figures; the predictors written learn from all",
+        metavar="SHARE",
+        help="share of the pairs for the figures, default %(default)s; the predictors written "
+        "learn from all",
     )
     parser.add_argument(
         "--ensemble",

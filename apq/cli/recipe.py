@@ -13,15 +13,15 @@ from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from imagenet_codebase.run_manager.settings import OPTIMIZERS
 
 FLAGS = (
-    ("n_epochs", cli.whole_number(1), ""),
+    ("n_epochs", cli.whole_number(1), "passes over the training images"),
     ("epoch_images", cli.whole_number(0), "training images of an epoch, others each time; 0: all"),
     ("batch_size", cli.whole_number(2), "images a step of each process"),
     ("optimizer", cli.one_of(*OPTIMIZERS), " or ".join(OPTIMIZERS)),
-    ("lr", cli.positive_number, "at the start of the cosine"),
-    ("momentum", float, ""),
+    ("lr", cli.positive_number, "learning rate at the start of the cosine"),
+    ("momentum", float, "of the gradient's running mean"),
     ("weight_decay", float, "of filters only"),
-    ("label_smoothing", float, ""),
-    ("warmup_epochs", float, ""),
+    ("label_smoothing", float, "share of the labels that is spread over all classes"),
+    ("warmup_epochs", float, "epochs over which the learning rate rises from zero"),
     (
         "grad_clip",
         float,
@@ -49,7 +49,6 @@ def add_recipe(parser: cli.Parser, defaults: Mapping[str, Any] | None = None) ->
     """
     add_supernet(parser)
     parser.set_defaults(recipe_defaults=dict(defaults or {}))
-    paper = {**vars(FinetuneSettings()), **(defaults or {})}
     group = parser.add_argument_group("recipe")
     group.add_argument(
         "--recipe",
@@ -58,10 +57,19 @@ def add_recipe(parser: cli.Parser, defaults: Mapping[str, Any] | None = None) ->
         help=f"{' or '.join(RECIPES)}: what holds where a flag below is not given",
     )
     for name, type_, help_ in FLAGS:
-        shown = f"{help_}; paper: {paper[name]}".removeprefix("; ")
-        group.add_argument(f"--{name}", type=type_, help=shown)
+        shown = f"{help_}; {_default_text(name, defaults or {})}"
+        group.add_argument(f"--{name}", type=type_, metavar=name.split("_")[-1].upper(), help=shown)
     for name, help_ in SWITCHES:
         group.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=help_)
+
+
+def _default_text(name: str, defaults: Mapping[str, Any]) -> str:
+    """Return what a flag is where it is not given: one value, or one for each recipe."""
+    own = vars(FinetuneSettings())[name]
+    by_recipe = {key: {**options, **defaults}.get(name, own) for key, options in RECIPES.items()}
+    if len(set(by_recipe.values())) == 1:
+        return f"default {defaults.get(name, own)}"
+    return ", ".join(f"{key}: {value}" for key, value in by_recipe.items())
 
 
 def recipe(args: argparse.Namespace) -> FinetuneSettings:

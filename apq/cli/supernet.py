@@ -29,7 +29,13 @@ def make_parser(prog: str) -> cli.Parser:
         description="Train a supernet in three phases: the largest subnet, all sizes, all bits.\n"
         "The same command goes on where an earlier one was stopped.",
     )
-    parser.add_argument("--out", type=Path, default=Path("models/supernet.pth.tar"))
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("models/supernet.pth.tar"),
+        metavar="FILE",
+        help="the supernet; default %(default)s",
+    )
     group = parser.add_argument_group("recipe")
     group.add_argument(
         "--init",
@@ -55,28 +61,61 @@ def make_parser(prog: str) -> cli.Parser:
         metavar="PX",
         help="enlarge images for the teacher; default: to the size in its card",
     )
+    phases = {"largest": "the largest subnet", "elastic": "all sizes", "quantized": "all bits"}
+    for phase, what in phases.items():
+        group.add_argument(
+            f"--{phase}_epochs",
+            type=cli.whole_number(0),
+            default=getattr(SupernetSettings, f"{phase}_epochs"),
+            metavar="N",
+            help=f"epochs of the phase that trains {what}; default %(default)s",
+        )
     group.add_argument(
-        "--largest_epochs", type=cli.whole_number(0), default=SupernetSettings.largest_epochs
+        "--lr",
+        type=cli.positive_number,
+        default=SupernetSettings.lr,
+        help="learning rate of the first two phases; default %(default)s",
     )
     group.add_argument(
-        "--elastic_epochs", type=cli.whole_number(0), default=SupernetSettings.elastic_epochs
+        "--quantized_lr",
+        type=cli.positive_number,
+        default=SupernetSettings.quantized_lr,
+        metavar="LR",
+        help="that of the last phase; default %(default)s",
     )
     group.add_argument(
-        "--quantized_epochs", type=cli.whole_number(0), default=SupernetSettings.quantized_epochs
+        "--optimizer",
+        type=cli.one_of(*OPTIMIZERS),
+        default=TRAINING.optimizer,
+        help=f"{' or '.join(OPTIMIZERS)}; default %(default)s",
     )
-    group.add_argument("--lr", type=cli.positive_number, default=SupernetSettings.lr)
     group.add_argument(
-        "--quantized_lr", type=cli.positive_number, default=SupernetSettings.quantized_lr
+        "--weight_decay",
+        type=cli.number_from_zero,
+        default=TRAINING.weight_decay,
+        metavar="W",
+        help="of filters; default %(default)s",
     )
-    group.add_argument("--optimizer", type=cli.one_of(*OPTIMIZERS), default=TRAINING.optimizer)
-    group.add_argument("--weight_decay", type=cli.number_from_zero, default=TRAINING.weight_decay)
-    group.add_argument("--batch_size", type=cli.whole_number(2), default=TRAINING.batch_size)
-    group.add_argument("--warmup_epochs", type=float, default=TRAINING.warmup_epochs)
+    group.add_argument(
+        "--batch_size",
+        type=cli.whole_number(2),
+        default=TRAINING.batch_size,
+        metavar="N",
+        help="images a step of each process; default %(default)s",
+    )
+    group.add_argument(
+        "--warmup_epochs",
+        type=float,
+        default=TRAINING.warmup_epochs,
+        metavar="N",
+        help="of each phase, over which the learning rate rises from zero; default %(default)s",
+    )
     group.add_argument(
         "--n_random",
         type=cli.whole_number(0),
         default=SupernetSettings.n_random,
-        help="subnets a step",
+        metavar="N",
+        help="random subnets a step, once sizes differ; default %(default)s",
     )
     group.add_argument(
         "--sandwich_every",

@@ -19,9 +19,9 @@ def add_supernet(parser: Parser) -> None:
         "--supernet",
         type=Path,
         metavar="FILE",
-        help="weights to start from; default: models/imagenet-OFA for ImageNet, else those of the "
-        "same data among models/supernet.pth.tar, models/DATASET/supernet.pth.tar and the shipped "
-        "ones, else models/supernet.pth.tar",
+        help="file of the supernet whose weights are taken; default: models/imagenet-OFA for "
+        "ImageNet, else that of the same data among models/supernet.pth.tar, "
+        "models/DATASET/supernet.pth.tar and the shipped ones, else models/supernet.pth.tar",
     )
 
 

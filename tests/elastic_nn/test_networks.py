@@ -188,7 +188,7 @@ def test_ranges_are_set_by_name(net):
 
 
 def test_ranges_are_set_from_the_tensors_of_a_checkpoint(net):
-    net.set_quantization_ranges({name: (2.5, 0.75) for name in net.quantized_layers()})
+    net.set_quantization_ranges(dict.fromkeys(net.quantized_layers(), (2.5, 0.75)))
     state = net.paper_state_dict()
     other = OnceForAllNet(net.space, net.n_classes)
     other.set_quantization_ranges(
