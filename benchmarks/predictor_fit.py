@@ -43,7 +43,7 @@ NONE = SearchedQuality(rmse=math.nan, bias=math.nan)
 RECIPES = (FitSettings(), FitSettings(n_steps=1500), FitSettings(n_steps=4500))
 NETWORK_EPOCHS, NETWORK_BATCH, NETWORK_DROPOUT, NETWORK_DECAY = 40, 128, 0.2, 1.0
 """What errs least of the networks trained on the pairs themselves (2026-11-26)."""
-HEADERS = ("recipe", "RMSE", "tau", "tau at equal cost", "searched: RMSE", "too hopeful by")
+HEADERS = ("recipe", "RMSE", "tau", "tau at equal cost", "searched: RMSE", "overestimates by")
 
 
 @dataclass(frozen=True)

@@ -160,10 +160,13 @@ def _tell(path: Path) -> None:
     card = read_card(path)
     for kind, words in KINDS.items():
         if (points := figure_of(card, NOISE, kind)) is not None:
-            print(f"with other images a measurement {words} strays by {points:.2f} points")
+            print(
+                f"measured {words}, a subnet's accuracy varies by {points:.2f} points (standard "
+                f"deviation) with the images drawn"
+            )
         if (points := figure_of(card, SAMPLING_NOISE, kind)) is not None:
             print(
-                f"an accuracy {words} on all validation images strays by {points:.2f} points from "
-                f"that on all images like them"
+                f"and on all validation images by {points:.2f} points, as others of their kind "
+                f"might have been taken"
             )
     print(f"pairs: {path}")

@@ -109,7 +109,7 @@ def _expected_error(card: Mapping[str, Any]) -> str:
     for name, kind in ((ABOUT_SEARCHED, "searched"), (TRANSFER, "random")):
         rmse = figure_of(card, "figures", name, "rmse")
         if rmse is not None:
-            return f", off by {rmse:.1f} points on {kind} subnets held out"
+            return f", off by {rmse:.1f} points (RMSE) on {kind} subnets held out"
     return ""
 
 

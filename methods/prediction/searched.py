@@ -89,11 +89,11 @@ class SearchedQuality:
 
     rmse: float
     bias: float
-    """Mean of predicted less measured: above zero where it is too hopeful."""
+    """Mean of predicted less measured: above zero where it overestimates."""
 
     def __str__(self) -> str:
-        how = "hopeful" if self.bias > 0 else "doubtful"
-        return f"off by {self.rmse:.2f} points (RMSE), too {how} by {abs(self.bias):.2f}"
+        way = "above" if self.bias > 0 else "below"
+        return f"off by {self.rmse:.2f} points (RMSE), on average {abs(self.bias):.2f} {way}"
 
 
 def searched_quality(

@@ -121,7 +121,7 @@ def test_a_predictor_is_judged_by_precise_pairs_too(pairs, call):
     assert re.search(r"full precision +16 +3 ", precisely)
     assert re.search(r"quantized, by transfer +15 +5 ", precisely)
     # hypot(0.3, 0.4) of the 1.414 points that 63 to 67 spread by: 2 / pi * arcsin(0.935).
-    assert "strays by 0.50 points from the accuracy on all images like these" in precisely
+    assert "vary by 0.50 points, as other validation images might have been taken" in precisely
     assert "would have a Kendall tau of about 0.77\n" in precisely
     card = read_card(pairs / "acc_quant.pt")
     assert card["figures"]["quantized, by transfer, on precise pairs"]["n_held_out"] == 5
@@ -157,7 +157,7 @@ def test_without_searched_pairs_nothing_is_said_of_them(pairs, call):
     assert "searched" not in out
     assert "searched" not in read_card(pairs / "acc_quant.pt")["figures"]
     _, out, _ = call("search", "--exp_name=x", "--constraint=12", "--type=latency")
-    assert "points on random subnets held out" in out
+    assert "points (RMSE) on random subnets held out" in out
 
 
 @pytest.mark.parametrize("change", [{"supernet_sha256": "b" * 64}, {"image_size": 96}, {"seed": 1}])
@@ -192,7 +192,7 @@ def test_too_few_searched_pairs_are_left_out_and_a_missing_file_is_named(pairs, 
         (None, "at 64 px\n"),
         ([1], "at 64 px\n"),
         ({"searched": None}, "at 64 px\n"),
-        ({"searched": {"rmse": 0.52}}, "off by 0.5 points on searched subnets held out"),
+        ({"searched": {"rmse": 0.52}}, "off by 0.5 points (RMSE) on searched subnets held out"),
         ({"searched": {"last_round": {"bias": "?"}}}, "at 64 px\n"),
         ({"searched": {"last_round": {"bias": -1.26}}}, "expect about 1.3 points more: "),
         ({"quantized, by transfer": {"rmse": float("nan")}}, "at 64 px\n"),
