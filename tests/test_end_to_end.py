@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from apq import Experiment, cli
+from apq.provenance import read_card
 from imagenet_codebase.run_manager.finetune import load_trained
 from utils.latency_predictor import LatencyPredictor
 
@@ -69,6 +70,33 @@ def test_the_main_job(workplace):
     assert "on the 360 test images of digits at 32 px" in outputs["test"]
     assert re.search(r"latency +\d+\.\d+ +ms", outputs["test"])
     assert load_trained(experiment).facts["dataset"] == "digits"
+    card = read_card(experiment.best_checkpoint)
+    assert card["test_top1"] == pytest.approx(top1 / 100, abs=1e-4)
+    assert (card["dataset"], card["image_size"], card["n_test_images"]) == ("digits", 32, 360)
+
+
+def test_weights_that_were_replaced_meanwhile_get_no_card(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace[0])
+    experiment = Experiment.open("exps/test")
+    card = read_card(experiment.best_checkpoint)
+    found = load_trained(experiment)
+
+    def replaced(_):
+        with open(experiment.best_checkpoint, "ab") as file:
+            file.write(b" ")
+        return found
+
+    monkeypatch.setattr("imagenet_codebase.run_manager.finetune.load_trained", replaced)
+    before = experiment.best_checkpoint.read_bytes()
+    try:
+        assert cli.run("test", ["--exp_dir=exps/test"], "test.py") == 0
+        out, err = capsys.readouterr()
+        assert "top-1" in out
+        assert "are not kept: they were replaced meanwhile" in err
+        assert read_card(experiment.best_checkpoint) == {}
+    finally:
+        experiment.best_checkpoint.write_bytes(before)
+    assert read_card(experiment.best_checkpoint) == card
 
 
 def test_finetuning_again_goes_on_from_what_is_there(workplace, monkeypatch, capsys):

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apq import files
 from apq.cli import parser as cli
 from apq.cli.data import add_data, open_data
 from apq.cli.found_text import amount, budget
@@ -13,12 +14,15 @@ from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.experiment import Experiment
+from apq.provenance import write_card
 from apq.subnet import Subnet
 from lut.layers import IMAGENET_CLASSES, PAPER_FIXED_LAYERS
 
 if TYPE_CHECKING:
     import torch
 
+    from imagenet_codebase.data_providers import DataProvider
+    from imagenet_codebase.run_manager.evaluate import Accuracy
     from imagenet_codebase.run_manager.finetune import TrainedSubnet
     from lut.table import Table
 
@@ -71,6 +75,8 @@ def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.dev
         check_table(table, args.image_size or table.image_size)
     else:
         table = lut_table.for_image_size(args.image_size or report.get("image_size", 224))
+    path = experiment.best_checkpoint
+    sha256 = files.sha256(path) if path.is_file() else ""
     trained = load_trained(experiment)
     n_classes = trained.net.n_classes if trained else report.get("n_classes", IMAGENET_CLASSES)
     _print_search(report, table)
@@ -86,7 +92,7 @@ def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.dev
     if args.layers:
         print(format_layers(subnet, table, n_classes))
     if trained:
-        _print_accuracy(experiment, trained, args, device)
+        _print_accuracy(experiment, trained, args, device, sha256)
     else:
         print(f"no accuracy: there is no {experiment.best_checkpoint}{_remedy(experiment)}")
 
@@ -176,8 +182,11 @@ def _print_accuracy(
     trained: TrainedSubnet,
     args: argparse.Namespace,
     device: torch.device,
+    sha256: str,
 ) -> None:
+    """Measure the weights that had this hash, print the figures and write their card."""
     from elastic_nn.networks.folded import fold
+    from imagenet_codebase.run_manager.distributed import is_first
     from imagenet_codebase.run_manager.evaluate import evaluate_split
 
     dataset = trained.facts.get("dataset", "imagenet")
@@ -205,3 +214,22 @@ def _print_accuracy(
         f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} on the {accuracy.n_images} "
         f"test images of {data.name} at {data.image_size} px"
     )
+    if is_first():
+        _write_card(experiment.best_checkpoint, sha256, accuracy, data)
+
+
+def _write_card(path: Path, sha256: str, accuracy: Accuracy, data: DataProvider) -> None:
+    """Keep what was measured beside the weights, where one may write; else say so."""
+    try:
+        if files.sha256(path) != sha256:
+            raise ApqError("they were replaced meanwhile")
+        write_card(
+            path,
+            dataset=data.name,
+            image_size=data.image_size,
+            n_test_images=accuracy.n_images,
+            test_top1=accuracy.top1,
+            test_top5=accuracy.top5,
+        )
+    except ApqError as error:
+        cli.warn(f"the figures of {path} are not kept: {error}")

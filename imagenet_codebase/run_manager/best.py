@@ -10,7 +10,7 @@ from torch import nn
 
 from apq.errors import ApqError
 from apq.experiment import BEST_NAME
-from apq.provenance import figure_of
+from apq.provenance import card_path, figure_of
 from utils import checkpoint
 
 EARLIER_NAME = "model_best.earlier.pth.tar"
@@ -57,8 +57,11 @@ class BestWeights:
         if self.path.exists():
             kept = self.path.with_name(EARLIER_NAME)
             os.replace(self.path, kept)
+            if (card := card_path(self.path)).exists():
+                os.replace(card, card_path(kept))
             print(f"note: the weights that were there are kept as {kept}", flush=True)
 
     def forget(self) -> None:
-        """Remove the file."""
-        self.path.unlink(missing_ok=True)
+        """Remove the file, and what was measured of it."""
+        for path in (self.path, card_path(self.path)):
+            path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from apq import ApqError, Experiment, Subnet
-from apq.provenance import write_card
+from apq.provenance import card_path, read_card, write_card
 from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from elastic_nn.networks import MobileNet, OnceForAllNet
@@ -73,6 +73,7 @@ def test_a_finetuned_folder_reads_back_and_goes_on(
     assert again.best_top1 == result.best_top1
     one_epoch = replace(SETTINGS, n_epochs=1)
     seen = []
+    write_card(experiment.best_checkpoint, test_top1=0.5)
     monkeypatch.setattr(Trainer, "run", lambda _: seen.extend(experiment.checkpoint_dir.iterdir()))
     restarted = finetune(experiment, supernet_file, toy_data, one_epoch, CPU, restart=True)
     assert restarted.initial_top1 == result.initial_top1
@@ -86,10 +87,13 @@ def test_weights_without_a_state_to_go_on_from_are_kept(
     best = experiment.best_checkpoint
     best.parent.mkdir(parents=True)
     best.write_bytes(b"shipped")
+    write_card(best, test_top1=0.5)
     one_epoch = replace(SETTINGS, n_epochs=1)
     assert finetune(experiment, supernet_file, toy_data, one_epoch, CPU).finished
     kept = best.with_name("model_best.earlier.pth.tar")
     assert kept.read_bytes() == b"shipped"
+    assert read_card(kept)["test_top1"] == 0.5
+    assert not card_path(best).exists()
     assert f"kept as {kept}" in capsys.readouterr().out
     assert load_trained(experiment).facts["dataset"] == "toy"
     # What this run made is its own: a second call goes on from it.
