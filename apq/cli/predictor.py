@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from apq import files
 from apq.cli import parser as cli
 from apq.cli.tables import format_table
 from apq.errors import ApqError
-from apq.paths import find_model
 from apq.provenance import figure_of, read_card, write_card
 from methods.prediction.cards import (
     ABOUT_SEARCHED,
@@ -30,25 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from apq.subnet import Subnet
-    from methods.prediction.ensemble import EnsembleFit
     from methods.prediction.fit import Fit, Quality
+    from methods.prediction.inputs import Inputs
     from methods.prediction.kinds import AllFits
 
 OUTPUTS = ("acc.pt", "acc_quant.pt")
-MIN_SEARCHED = 5
 PRECISE = "on precise pairs"
 """How a card names the figures by subnets that were measured more precisely."""
-MEASURED_ALIKE = (
-    "supernet_sha256",
-    "dataset",
-    "image_size",
-    "n_images",
-    "n_bn_images",
-    "own_images",
-    "seed",
-)
-# A precise accuracy is of the same thing, measured with more images.
-MEASURED_OF = ("supernet_sha256", "dataset", "image_size")
 HEADERS = (
     "predictor",
     "trained on",
@@ -137,78 +124,53 @@ def make_parser(prog: str) -> cli.Parser:
     return parser
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Inputs:
-    """The pairs, and what their cards say of them."""
-
-    full: dict[Subnet, float]
-    quantized: dict[Subnet, float]
-    searched: dict[Subnet, float]
-    precise: dict[Subnet, float]
-    source: dict[str, Any]
-    """The card of the random pairs."""
-    precise_source: dict[str, Any]
-    """That of the more precise ones; empty where there are none."""
-    last_round: Any
-    """What that of the searched ones tells of the last search; None where it does not."""
-    hashes: dict[str, str]
-
-    @property
-    def image_size(self) -> int:
-        return self.source.get("image_size", 224)
-
-
 def run(args: argparse.Namespace) -> int:
     """Train, print the figures, write the predictors with their cards."""
     from imagenet_codebase.run_manager.evaluate import pick_device
-    from methods.prediction.ensemble import fit_ensemble, split_for_ensemble
-    from methods.prediction.fit import need_scipy
+    from methods.prediction.inputs import read_inputs
     from methods.prediction.kinds import fit_all
-    from methods.prediction.study import FIGURES, TABLE_NAME, run_study, summarize, write_study
-    from utils.ensemble import ENSEMBLE_NAME
     from utils.latency_predictor import LatencyPredictor
 
-    inputs, settings = _read(args), _settings(args)
-    if args.ensemble:
-        # Too few pairs are told before anything is written.
-        split_for_ensemble(inputs.quantized, settings, inputs.precise)
+    inputs, settings = read_inputs(args.pairs, args.searched, args.precise), _settings(args)
+    for note in inputs.notes:
+        cli.warn(note)
     device = pick_device(args.device)
-    need_scipy()  # before time is spent on training
-    dataset = inputs.source.get("dataset", "unknown")
-    outputs = [*OUTPUTS, *([ENSEMBLE_NAME] if args.ensemble else [])]
-    _check_free([args.out_dir / name for name in outputs], dataset, args.overwrite)
-    if args.study:
-        files.check_writable(args.study / TABLE_NAME)
+    _check(args, inputs, settings)
     facts = {
-        "dataset": dataset,
+        "dataset": inputs.dataset,
         "image_size": inputs.source.get("image_size"),
         "seed": args.seed,
         "settings": asdict(settings),
         **inputs.hashes,
     }
-    pairs = (inputs.full, inputs.quantized)
     latency = LatencyPredictor("latency", inputs.image_size).predict
+    pairs = (inputs.full, inputs.quantized)
     fits = fit_all(*pairs, inputs.searched, settings, latency, device, inputs.precise)
     _write_predictors(args.out_dir, fits, inputs, facts)
     _tell(fits, inputs, args.out_dir)
+    rest = {"settings": settings, "cost_fn": latency, "device": device, "precise": inputs.precise}
     if args.ensemble:
-        ensemble = fit_ensemble(
-            *pairs,
-            args.ensemble,
-            settings,
-            latency,
-            device=device,
-            besides=fits.besides,
-            precise=inputs.precise,
-        )
-        _write_ensemble(args.out_dir / ENSEMBLE_NAME, ensemble, facts)
+        _make_ensemble(args, pairs, fits.besides, facts, rest)
     if args.study:
-        rows = run_study(*pairs, settings, latency, device=device, precise=inputs.precise)
-        headers = ("quantized predictor", "trained on", *FIGURES.values())
-        written = write_study(rows, args.study)  # first: nobody may be there to read
-        print(format_table(headers, summarize(rows)))
-        print("study: " + ", ".join(map(str, written)))
+        _make_study(args.study, pairs, rest)
     return 0
+
+
+def _check(args: argparse.Namespace, inputs: Inputs, settings: FitSettings) -> None:
+    """Raise ApqError, before time is spent on training, when something is missing at its end."""
+    from methods.prediction.ensemble import split_for_ensemble
+    from methods.prediction.fit import need_scipy
+    from methods.prediction.study import TABLE_NAME
+    from utils.ensemble import ENSEMBLE_NAME
+
+    need_scipy()
+    outputs = list(OUTPUTS)
+    if args.ensemble:
+        split_for_ensemble(inputs.quantized, settings, inputs.precise)
+        outputs.append(ENSEMBLE_NAME)
+    _check_free([args.out_dir / name for name in outputs], inputs.dataset, args.overwrite)
+    if args.study:
+        files.check_writable(args.study / TABLE_NAME)
 
 
 def _settings(args: argparse.Namespace) -> FitSettings:
@@ -220,40 +182,7 @@ def _settings(args: argparse.Namespace) -> FitSettings:
     )
 
 
-def _read(args: argparse.Namespace) -> _Inputs:
-    from methods.prediction.pairs import precise_path, read_pairs, searched_path, split_pairs
-
-    path = find_model(args.pairs)
-    full, quantized = split_pairs(read_pairs(path))
-    from_searches = _given_or_beside(args.searched, searched_path(path))
-    searched = _read_searched(from_searches, path) if from_searches else {}
-    precisely = _given_or_beside(args.precise, precise_path(path))
-    precise = _read_alike(precisely, path, MEASURED_OF) if precisely else {}
-    if precisely and not precise:
-        cli.warn(f"{precisely} holds no pairs to judge by")
-    hashes = {"pairs_sha256": files.sha256(path)}
-    if searched:
-        hashes["searched_sha256"] = files.sha256(from_searches)
-    if precise:
-        hashes["precise_sha256"] = files.sha256(precisely)
-    return _Inputs(
-        full=full,
-        quantized=quantized,
-        searched=searched,
-        precise=precise,
-        source=read_card(path),
-        precise_source=read_card(precisely) if precise else {},
-        last_round=read_card(from_searches).get(LAST_ROUND) if searched else None,
-        hashes=hashes,
-    )
-
-
-def _given_or_beside(given: Path | None, beside: Path) -> Path | None:
-    """Return the file that a flag names, or the one that lies there; None without either."""
-    return find_model(given) if given else beside if beside.exists() else None
-
-
-def _tell(fits: AllFits, inputs: _Inputs, folder: Path) -> None:
+def _tell(fits: AllFits, inputs: Inputs, folder: Path) -> None:
     rows = [_row(name, fit.quality) for name, fit in fits.by_name.items()]
     print(format_table(HEADERS, rows))
     if precise := [_row(name, fit.precise) for name, fit in fits.by_name.items() if fit.precise]:
@@ -267,7 +196,7 @@ def _tell(fits: AllFits, inputs: _Inputs, folder: Path) -> None:
         print(f"{name}, trained on all pairs: {folder / file}")
 
 
-def _write_predictors(folder: Path, fits: AllFits, inputs: _Inputs, facts: dict[str, Any]) -> None:
+def _write_predictors(folder: Path, fits: AllFits, inputs: Inputs, facts: dict[str, Any]) -> None:
     figures: dict[str, Any] = {name: asdict(fit.quality) for name, fit in fits.by_name.items()}
     figures |= {
         f"{name}, {PRECISE}": asdict(fit.precise)
@@ -298,7 +227,7 @@ def _check_free(paths: Sequence[Path], dataset: str, overwrite: bool) -> None:
             )
 
 
-def _about_noise(fits: Mapping[str, Fit], inputs: _Inputs) -> Iterator[str]:
+def _about_noise(fits: Mapping[str, Fit], inputs: Inputs) -> Iterator[str]:
     """Yield what the noise of the measurements leaves for a predictor to get right."""
     for (kind, words), name in zip(KINDS.items(), (FULL, TRANSFER), strict=True):
         fit = fits[name]
@@ -325,45 +254,38 @@ def _row(name: str, figures: Quality) -> tuple[str, ...]:
     return (name, f"{figures.n_train}", f"{figures.n_held_out}", *(f"{n:.3f}" for n in numbers))
 
 
-def _read_searched(path: Path, pairs: Path) -> dict[Subnet, float]:
-    """Return the pairs from searches, none where they are too few to learn from and judge by.
+def _make_ensemble(
+    args: argparse.Namespace,
+    pairs: tuple[Mapping[Subnet, float], Mapping[Subnet, float]],
+    besides: Mapping[Subnet, float],
+    facts: dict[str, Any],
+    how: dict[str, Any],
+) -> None:
+    """Train the ensemble, write it and say how good it is."""
+    from methods.prediction.ensemble import fit_ensemble
+    from utils.ensemble import ENSEMBLE_NAME, save_members
 
-    Raises ApqError when they were not measured as the random ones were.
-    """
-    searched = _read_alike(path, pairs, MEASURED_ALIKE)
-    if len(searched) < MIN_SEARCHED:
-        cli.warn(f"{path} holds {len(searched)} pairs: too few to learn from, left out")
-        return {}
-    return searched
-
-
-def _read_alike(path: Path, pairs: Path, facts: Sequence[str]) -> dict[Subnet, float]:
-    """Return the pairs of a file whose card agrees with that of the random ones on all facts.
-
-    Raises ApqError when it does not.
-    """
-    from methods.prediction.pairs import read_pairs
-
-    read, cards = read_pairs(path), (read_card(path), read_card(pairs))
-    for name in facts:
-        own, other = (card.get(name, "unknown") for card in cards)
-        if own != other:
-            raise ApqError(
-                f"{path} was measured with {name} {own}, {pairs} with {other}: measure one of "
-                f"them again, or move it away"
-            )
-    return read
-
-
-def _write_ensemble(path: Path, ensemble: EnsembleFit, facts: dict[str, Any]) -> None:
-    from utils.ensemble import save_members
-
+    path = args.out_dir / ENSEMBLE_NAME
+    ensemble = fit_ensemble(*pairs, args.ensemble, besides=besides, **how)
     quality, n_members = ensemble.quality, len(ensemble.members)
     save_members(path, ensemble.members)
-    figures = {TRANSFER: asdict(quality)}
-    write_card(path, **facts, n_members=n_members, figures=figures)
+    write_card(path, **facts, n_members=n_members, figures={TRANSFER: asdict(quality)})
     print(
         f"ensemble of {n_members}: {path}; its mean is off by {quality.rmse:.3f} points (RMSE) on "
         f"pairs held out, where its spread is {ensemble.spread:.3f} points and goes along with the "
         f"error by a Kendall tau of {ensemble.spread_tau:.3f}"
     )
+
+
+def _make_study(
+    folder: Path,
+    pairs: tuple[Mapping[Subnet, float], Mapping[Subnet, float]],
+    how: dict[str, Any],
+) -> None:
+    """Study how many pairs it takes; write the result, and print it."""
+    from methods.prediction.study import FIGURES, run_study, summarize, write_study
+
+    rows = run_study(*pairs, **how)
+    written = write_study(rows, folder)  # first: nobody may be there to read
+    print(format_table(("quantized predictor", "trained on", *FIGURES.values()), summarize(rows)))
+    print("study: " + ", ".join(map(str, written)))
