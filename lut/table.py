@@ -14,6 +14,7 @@ from pathlib import Path
 from apq import files
 from apq.checks import check_choice
 from apq.errors import ApqError
+from apq.progress import Counter
 from apq.space import PAPER_SPACE, SearchSpace
 from lut.accelerator import Accelerator
 from lut.bitfusion import (
@@ -41,6 +42,7 @@ __all__ = [
     "Table",
     "TableDiff",
     "build",
+    "build_with_bar",
     "diff",
     "for_image_size",
     "load",
@@ -150,6 +152,11 @@ class Table:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
+    def extrapolated(self) -> bool:
+        """Whether the model computed it for an accelerator that no published table is of."""
+        return self.model_version is not None and self.accelerator != Accelerator()
+
+    @property
     def current(self) -> bool:
         """Whether this version of the code, with its default accelerator, would build the same."""
         return self.model_version == MODEL_VERSION and self.accelerator == Accelerator()
@@ -184,6 +191,15 @@ def build(
         accelerator=accelerator,
         model_version=MODEL_VERSION,
     )
+
+
+def build_with_bar(image_size: int) -> Table:
+    """Build the default accelerator's table as `build` does, with a bar where somebody watches."""
+    bar = Counter(f"{image_size} px", 1)
+    try:
+        return build(image_size, progress=bar.update)
+    finally:
+        bar.close()
 
 
 def _head_and_tail(
@@ -225,7 +241,7 @@ def for_image_size(image_size: int) -> Table:
         if table:
             return table
     print(f"building the cost table for image size {image_size}: {cached}", file=sys.stderr)
-    table = build(image_size)
+    table = build_with_bar(image_size)
     try:
         save(table, cached)
     except ApqError as error:

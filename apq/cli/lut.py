@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from apq.cli import parser as cli
+from apq.cli.costs import load_table
 from apq.cli.tables import format_table
 from apq.errors import ApqError, closest
-from apq.progress import Counter
 
 ACTIONS = {
     "build": ("image_size", "out"),
@@ -70,9 +70,7 @@ def _build(args: argparse.Namespace) -> None:
     from lut import table as lut_table
 
     out = args.out or lut_table.cache_dir() / f"bitfusion_{args.image_size}.json"
-    bar = Counter(f"{args.image_size} px", 1)
-    table = lut_table.build(args.image_size, progress=bar.update)
-    bar.close()
+    table = lut_table.build_with_bar(args.image_size)
     lut_table.save(table, out)
     print(f"{len(table.layers):,} entries at {args.image_size} px: {out}")
 
@@ -80,9 +78,7 @@ def _build(args: argparse.Namespace) -> None:
 def _show(args: argparse.Namespace) -> None:
     from lut import table as lut_table
 
-    table = (
-        lut_table.load(args.tables[0]) if args.tables else lut_table.for_image_size(args.image_size)
-    )
+    table = load_table(args.tables[0]) if args.tables else lut_table.for_image_size(args.image_size)
     keys = [key for key in table.layers if args.filter in key]
     if not keys:
         raise ApqError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apq.cli import parser as cli
+from apq.cli.costs import load_table
 from apq.domain import Domain
 from apq.errors import ApqError
 from apq.experiment import Experiment
@@ -192,7 +193,7 @@ def cost_models(args: argparse.Namespace) -> dict[str, LatencyPredictor]:
     from lut import table as lut_table
     from utils.latency_predictor import LatencyPredictor
 
-    table = lut_table.load(args.lut) if args.lut else None
+    table = load_table(args.lut) if args.lut else None
     image_size = args.image_size or (table.image_size if table else 224)
     table = table or lut_table.for_image_size(image_size)
     return {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from apq import files
 from apq.cli import parser as cli
+from apq.cli.costs import load_table
 from apq.cli.data import add_data, open_data
 from apq.cli.found_text import amount, budget
 from apq.cli.processes import add_nproc, in_processes
@@ -71,7 +72,7 @@ def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.dev
 
     subnet, report = experiment.subnet(), experiment.report()
     if args.lut:
-        table = lut_table.load(args.lut)
+        table = load_table(args.lut)
         check_table(table, args.image_size or table.image_size)
     else:
         table = lut_table.for_image_size(args.image_size or report.get("image_size", 224))

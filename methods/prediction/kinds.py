@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
+from apq.progress import Counter
 from apq.subnet import Subnet
 from methods.prediction.cards import FULL, SCRATCH, SEARCHED, TRANSFER
 from methods.prediction.fit import Fit, GenesFn, fit, learn
@@ -73,23 +73,31 @@ def fit_all(
     Raises ApqError when there are too few pairs to hold some out.
     """
     precise_full, precise_quantized = split_pairs(precise or {})
-    alike = {"settings": settings, "cost_fn": cost_fn, "device": device}
-    fits = {FULL: fit(full, False, **alike, precise=precise_full)}
-    fit_quantized = partial(fit, quantized, True, **alike, precise=precise_quantized)
-    fits[SCRATCH] = fit_quantized()
+    bar = Counter("predictors", 6 if searched else 5)
+
+    def fit_kind(pairs: Mapping[Subnet, float], quantized: bool, **options: Any) -> Fit:
+        judges = precise_quantized if quantized else precise_full
+        result = fit(pairs, quantized, settings, cost_fn, device=device, precise=judges, **options)
+        bar.step()
+        return result
+
+    fits = {FULL: fit_kind(full, False), SCRATCH: fit_kind(quantized, True)}
     start = fits[FULL].predictor
-    fits[TRANSFER] = fit_quantized(start=start)
+    fits[TRANSFER] = fit_kind(quantized, True, start=start)
     besides, about = {}, None
     if searched:
         besides, judged = hold_out(searched, settings.held_out, settings.seed)
-        fits[SEARCHED] = fit_quantized(start=start, besides=besides)
+        fits[SEARCHED] = fit_kind(quantized, True, start=start, besides=besides)
         about = AboutSearched(
             n_held_out=len(judged),
             own=searched_quality(fits[SEARCHED].predictor, judged),
             without=searched_quality(fits[TRANSFER].predictor, judged),
         )
     source = learn(full, False, settings, device=device)
+    bar.step()
     last = learn({**quantized, **searched}, True, settings, source, device=device)
+    bar.step()
+    bar.close()
     return AllFits(
         by_name=fits,
         besides=besides,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from apq import files
-from apq.progress import track
+from apq.progress import Counter
 from apq.subnet import Subnet
 from methods.prediction.fit import GenesFn, Quality, fit
 from methods.prediction.pairs import hold_out, split_pairs
@@ -55,10 +55,11 @@ def run_study(
     precise_full, precise_quantized = split_pairs(precise or {})
     n_left = len(hold_out(quantized, settings.held_out, settings.seed, precise_quantized)[0])
     sizes = sorted({min(size, n_left) for size in sizes})
+    bar = Counter("study", n_seeds * len(sizes))
     for seed in range(settings.seed, settings.seed + n_seeds):
         seeded = replace(settings, seed=seed)
         source = fit(full, False, seeded, cost_fn, device=device, precise=precise_full).predictor
-        for n_train in track(sizes, f"seed {seed}"):
+        for n_train in sizes:
             for kind, start in ((FROM_SCRATCH, None), (BY_TRANSFER, source)):
                 result = fit(
                     quantized,
@@ -72,6 +73,8 @@ def run_study(
                 )
                 figures = result.precise or result.quality
                 rows.append(StudyRow(kind=kind, seed=seed, **asdict(figures)))
+            bar.step(f"seed {seed}")
+    bar.close()
     return rows
 
 

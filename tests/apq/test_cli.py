@@ -27,6 +27,7 @@ from apq.subnet import smallest
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from imagenet_codebase.run_manager.states import SavedStates
 from lut import table as lut_table
+from lut.accelerator import Accelerator
 from lut.layers import fixed_layers
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
@@ -469,6 +470,19 @@ def test_costs_of_a_device_are_not_mixed_with_computed_ones(home, call):
     rows = dict(re.findall(r"^(latency.*?)  +([\d.]+)", out, re.MULTILINE))
     assert float(rows["latency, whole network"]) == pytest.approx(float(rows["latency"]) + 6)
     assert call(*search, "--accounting=full")[0] == 0
+
+
+def test_costs_that_nothing_published_checks_are_told(home, call):
+    Experiment.create("small", smallest().with_bits(8), 1.0, {}, root="exps")
+    assert call("lut", "build", "--image_size=32", "--out=own.json")[0] == 0
+    other = lut_table.build(32, accelerator=Accelerator(array_rows=32))
+    lut_table.save(other, home / "other.json")
+    for command in (("test", "--exp_dir=exps/small", "--lut"), ("lut", "show")):
+        for name, told in (("own.json", False), ("other.json", True)):
+            status, _, err = call(*command, name)
+            assert status == 0, err
+            note = f"note: {name} is computed for another accelerator than the authors' table"
+            assert (note in err) == told
 
 
 def test_lut_builds_shows_and_compares(home, call, monkeypatch):

@@ -306,7 +306,7 @@ def test_a_cached_table_of_something_else_is_rebuilt(cache, built, monkeypatch, 
     path = cache / "bitfusion_96.json"
     save(Table(**{**vars(built[64]), "image_size": 96, **change}), path)
     fresh = Table(**{**vars(built[64]), "image_size": 96})
-    monkeypatch.setattr(table_module, "build", lambda image_size: fresh)
+    monkeypatch.setattr(table_module, "build", lambda image_size, **_: fresh)
     assert for_image_size(96) == fresh
     assert load(path) == fresh
 
@@ -314,7 +314,7 @@ def test_a_cached_table_of_something_else_is_rebuilt(cache, built, monkeypatch, 
 def test_a_damaged_cached_table_is_rebuilt(cache, built, monkeypatch):
     cache.mkdir(parents=True)
     (cache / "bitfusion_96.json").write_text("{")
-    monkeypatch.setattr(table_module, "build", lambda image_size: built[64])
+    monkeypatch.setattr(table_module, "build", lambda image_size, **_: built[64])
     assert for_image_size(96) == built[64]
 
 
@@ -322,7 +322,7 @@ def test_a_stale_shipped_table_is_not_used(cache, built, tmp_path, monkeypatch):
     stale = Table(**{**vars(built[64]), "model_version": MODEL_VERSION + 1})
     save(stale, tmp_path / "bitfusion_64.json")
     monkeypatch.setattr(table_module, "SHIPPED_DIR", tmp_path)
-    monkeypatch.setattr(table_module, "build", lambda image_size: built[64])
+    monkeypatch.setattr(table_module, "build", lambda image_size, **_: built[64])
     assert for_image_size(64) == built[64]
     assert load(tmp_path / "bitfusion_64.json") == stale  # the package's own file is left alone
 
@@ -330,7 +330,7 @@ def test_a_stale_shipped_table_is_not_used(cache, built, tmp_path, monkeypatch):
 def test_an_unwritable_cache_is_no_error(tmp_path, built, monkeypatch, capsys):
     (tmp_path / "file").write_text("")  # a cache below a plain file cannot be made, even by root
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(table_module, "build", lambda image_size: built[64])
+    monkeypatch.setattr(table_module, "build", lambda image_size, **_: built[64])
     assert for_image_size(96) == built[64]
     assert "not kept" in capsys.readouterr().err
 
