@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from apq import ApqError
+from apq.space import PAPER_SPACE
+from methods.guided import search
 from methods.guided.moves import Moves
 from methods.guided.settings import GuidedSettings
 from methods.problem import Limit, SearchProblem
@@ -65,3 +67,15 @@ def test_a_search_without_an_end_is_refused() -> None:
         assert GuidedSettings(evaluations=0, **end).evaluations == 0
     with pytest.raises(ApqError, match="nothing ends the search: set evaluations, seconds or"):
         GuidedSettings(evaluations=0)
+
+
+def test_golden_run(latency, additive_values) -> None:
+    # To be blessed anew only for a change on purpose.
+    limits = (Limit(latency, 11.0),)
+    rng = np.random.default_rng(0)
+    score, slopes, _ = additive_values(SearchProblem(PAPER_SPACE, len, limits), rng)
+    problem = SearchProblem(PAPER_SPACE, score, limits, slope_fn=slopes)
+    result = search(problem, GuidedSettings(evaluations=2000))
+    assert result.accuracy == pytest.approx(0.784089138111, abs=1e-9)
+    assert result.costs[0] == pytest.approx(10.7041, abs=1e-9)
+    assert result.n_evaluated == 2035

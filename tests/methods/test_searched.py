@@ -118,7 +118,7 @@ def test_the_kind_that_has_learned_from_searches_is_searched_with_and_judged_by_
     assert about.n_held_out == 4
     assert about.without.bias == pytest.approx(5, abs=0.5)
     assert abs(about.own.bias) < about.without.bias - 1
-    without = fit_all(full, random, {}, settings, cost)
+    without = fit_all(full, random, {}, FitSettings(n_steps=1, batch_size=64), cost)
     assert without.about_searched is None
     assert list(without.to_use) == ["full precision", "quantized, by transfer"]
 
