@@ -8,7 +8,6 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ def command_line() -> str:
 
 def provenance() -> dict[str, Any]:
     """Return what explains a result: plain values for JSON."""
+    from importlib import metadata  # a sixth of the time that --help takes
+
     versions = {"python": platform.python_version()}
     for package in ("torch", "torchvision", "numpy"):
         try:

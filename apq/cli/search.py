@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 
 from apq.cli import parser as cli
-from apq.cli import search_flags, searching
-from apq.cli.found_text import format_found
+from apq.cli import search_flags
 from apq.errors import ApqError
 from apq.experiment import Experiment
-from methods.problem import Limit, SearchProblem
-from utils.plots import NO_PLOT, can_plot
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -35,6 +32,11 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Search, print the winner, save the experiment."""
+    from apq.cli import searching
+    from apq.cli.found_text import format_found
+    from methods.problem import Limit, SearchProblem
+    from utils.plots import NO_PLOT, can_plot
+
     Experiment.path_for(args.exp_name)  # a bad name is told first
     maxima = _maxima(args)
     settings, domain = search_flags.settings_of(args), search_flags.domain_of(args)
