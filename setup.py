@@ -44,7 +44,7 @@ setup(
         "plots": ["matplotlib>=3.8"],  # curves and fronts as PNG files
         "tensorboard": ["tensorboard>=2.16"],  # scalars of training runs, beside summary.csv
         "train": ["scipy>=1.11"],  # rank correlations of the accuracy predictors
-        "dev": ["build>=1.2", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
     },
     entry_points={"console_scripts": ["apq=apq.cli:main"]},
 )

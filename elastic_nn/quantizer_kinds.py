@@ -17,9 +17,10 @@ class Quantizer:
     per_channel: bool
     """One weight range for each output channel instead of one for each layer."""
     needs: str
-    """What the accelerator has to do for it."""
+    """What the accelerator has to do for it, as runs tell."""
 
 
+_ONE_STEP = "one multiplication of each accumulated sum, by the layer's two steps"
 QUANTIZERS = {
     q.name: q
     for q in (
@@ -27,13 +28,13 @@ QUANTIZERS = {
             name="paper",
             learned=False,
             per_channel=False,
-            needs="one multiplication of each accumulated sum by the layer's two steps",
+            needs=_ONE_STEP,
         ),
         Quantizer(
             name="lsq",
             learned=True,
             per_channel=False,
-            needs="the same as the paper's: the steps are found otherwise, not used otherwise",
+            needs=_ONE_STEP,
         ),
         Quantizer(
             name="lsq-channel",

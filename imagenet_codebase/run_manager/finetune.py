@@ -102,6 +102,7 @@ def finetune(
     trainer = _trainer(experiment, supernet_path, data, settings, device, restart)
     if trainer.net.quantize:
         quantizer = find_quantizer(settings.quantizer)
+        print(f"quantizer {quantizer.name}: the accelerator needs {quantizer.needs}", flush=True)
         compile_where_it_pays(settings, quantizer, data.n_images("train"), device)
     initial_top1 = None
     if restart:
