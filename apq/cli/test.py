@@ -211,9 +211,10 @@ def _print_accuracy(
         )
     net = fold(trained.net.to(device))
     accuracy = evaluate_split(net, data, "test", args.batch_size, args.n_workers, "test images")
+    of = args.data_dir if data.name == "folder" else data.name
     print(
         f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} on the {accuracy.n_images} "
-        f"test images of {data.name} at {data.image_size} px"
+        f"test images of {of} at {data.image_size} px"
     )
     if is_first():
         _write_card(experiment.best_checkpoint, sha256, accuracy, data)

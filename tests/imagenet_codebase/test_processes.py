@@ -178,7 +178,7 @@ def workplace(tmp_path_factory):
 
 def test_two_processes_measure_a_trained_network_as_one(workplace):
     one, two = ((workplace / f"test-{n}.txt").read_text() for n in (1, 2))
-    assert "on the 4 test images of folder at 32 px" in one
+    assert "on the 4 test images of images at 32 px" in one
     assert two == one
 
 
