@@ -75,19 +75,22 @@ def fit_all(
     precise_full, precise_quantized = split_pairs(precise or {})
     bar = Counter("predictors", 6 if searched else 5)
 
-    def fit_kind(pairs: Mapping[Subnet, float], quantized: bool, **options: Any) -> Fit:
-        judges = precise_quantized if quantized else precise_full
-        result = fit(pairs, quantized, settings, cost_fn, device=device, precise=judges, **options)
+    alike = {"settings": settings, "cost_fn": cost_fn, "device": device}
+
+    def fit_quantized(**options: Any) -> Fit:
+        result = fit(quantized, True, **alike, precise=precise_quantized, **options)
         bar.step()
         return result
 
-    fits = {FULL: fit_kind(full, False), SCRATCH: fit_kind(quantized, True)}
+    fits = {FULL: fit(full, False, **alike, precise=precise_full)}
+    bar.step()
     start = fits[FULL].predictor
-    fits[TRANSFER] = fit_kind(quantized, True, start=start)
+    fits[SCRATCH] = fit_quantized()
+    fits[TRANSFER] = fit_quantized(start=start)
     besides, about = {}, None
     if searched:
         besides, judged = hold_out(searched, settings.held_out, settings.seed)
-        fits[SEARCHED] = fit_kind(quantized, True, start=start, besides=besides)
+        fits[SEARCHED] = fit_quantized(start=start, besides=besides)
         about = AboutSearched(
             n_held_out=len(judged),
             own=searched_quality(fits[SEARCHED].predictor, judged),
