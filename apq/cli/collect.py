@@ -161,12 +161,12 @@ def _tell(path: Path) -> None:
     for kind, words in KINDS.items():
         if (points := figure_of(card, NOISE, kind)) is not None:
             print(
-                f"measured {words}, a subnet's accuracy varies by {points:.2f} points (standard "
-                f"deviation) with the images drawn"
+                f"noise {words}: {points:.2f} points (standard deviation), from the images drawn "
+                f"for each subnet"
             )
         if (points := figure_of(card, SAMPLING_NOISE, kind)) is not None:
             print(
-                f"and on all validation images by {points:.2f} points, as others of their kind "
-                f"might have been taken"
+                f"noise {words} on all validation images: {points:.2f} points, as they are a "
+                f"sample themselves"
             )
     print(f"pairs: {path}")

@@ -233,17 +233,16 @@ def _about_noise(fits: Mapping[str, Fit], inputs: Inputs) -> Iterator[str]:
         fit = fits[name]
         if (noise := figure_of(inputs.source, NOISE, kind)) is not None:
             yield (
-                f"accuracies measured {words} vary by {noise:.2f} points with the images drawn: "
-                f"even a perfect predictor would have a Kendall tau of about "
-                f"{fit.quality.best_tau(noise):.2f}"
+                f"accuracies measured {words} have a noise of {noise:.2f} points: even a perfect "
+                f"predictor would have a Kendall tau of about {fit.quality.best_tau(noise):.2f}"
             )
         sampling = figure_of(inputs.source, SAMPLING_NOISE, kind)
         if fit.precise and sampling is not None:
             noise = math.hypot(sampling, figure_of(inputs.precise_source, NOISE, kind) or 0.0)
             yield (
-                f"the more precise ones vary by {noise:.2f} points, as other validation images "
-                f"might have been taken: a predictor of the accuracy on all images like them "
-                f"would have a Kendall tau of about {fit.precise.best_tau(noise):.2f}"
+                f"the more precise ones have one of {noise:.2f} points, as the validation images "
+                f"are a sample: a predictor of the accuracy on all images like them would have a "
+                f"Kendall tau of about {fit.precise.best_tau(noise):.2f}"
             )
 
 

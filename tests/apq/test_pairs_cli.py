@@ -121,7 +121,7 @@ def test_a_predictor_is_judged_by_precise_pairs_too(pairs, call):
     assert re.search(r"full precision +16 +3 ", precisely)
     assert re.search(r"quantized, by transfer +15 +5 ", precisely)
     # hypot(0.3, 0.4) of the 1.414 points that 63 to 67 spread by: 2 / pi * arcsin(0.935).
-    assert "vary by 0.50 points, as other validation images might have been taken" in precisely
+    assert "one of 0.50 points, as the validation images are a sample" in precisely
     assert "would have a Kendall tau of about 0.77\n" in precisely
     card = read_card(pairs / "acc_quant.pt")
     assert card["figures"]["quantized, by transfer, on precise pairs"]["n_held_out"] == 5
