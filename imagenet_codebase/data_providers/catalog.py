@@ -68,6 +68,8 @@ def open_dataset(
         train, val = _carved(train, val_size, seed)
     elif val_size is not None:
         raise ApqError(f"{root} has its own folder 'val': leave the number of images to it")
+    if len(train) < 2:  # one has no variance, which batch norm divides by
+        raise ApqError(f"{root} has {len(train)} image to train on; there must be two or more")
     return DataProvider(
         name=name,
         image_size=image_size,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import numpy as np
@@ -16,6 +17,9 @@ from imagenet_codebase.data_providers.memory import MemorySource, crop_and_flip
 from imagenet_codebase.data_providers.normalization import Normalization
 from imagenet_codebase.data_providers.splits import OpenedSplits, Split
 from imagenet_codebase.data_providers.tree import ImageTree, open_tree
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 SIDE = 32
 ARCHIVE = "cifar-10-batches-py"
@@ -64,11 +68,22 @@ def _open_archive(root: Path, image_size: int, download: bool) -> OpenedSplits:
         raise ApqError(
             f"cannot use the CIFAR-10 archive in {root} ({reason}): get it anew with --download"
         ) from None
-    splits = [
-        _whole(_source(partial(torch.from_numpy, part.data), np.array(part.targets), image_size))
-        for part in (train, test)
-    ]
-    return OpenedSplits(class_names=tuple(train.classes), train=splits[0], val=None, test=splits[1])
+    train_split, test_split = (_sorted(part, image_size) for part in (train, test))
+    return OpenedSplits(
+        class_names=tuple(train.classes), train=train_split, val=None, test=test_split
+    )
+
+
+def _sorted(part: CIFAR10, image_size: int) -> Split:
+    """Return a part of the archive class by class, in the order of its images.
+
+    That is how they lie in folders: the same ones have to be set aside for validation, since a
+    supernet that was trained on the folders may be measured on the archive.
+    """
+    labels = np.array(part.targets)
+    order = np.argsort(labels, kind="stable")
+    read = partial(torch.from_numpy, part.data[order])
+    return _whole(_source(read, labels[order], image_size))
 
 
 def _source(read: Callable[[], torch.Tensor], labels: np.ndarray, image_size: int) -> MemorySource:

@@ -42,6 +42,11 @@ class FileSource:
         """Classes (N,) int64."""
         return self.tree.labels
 
+    @property
+    def names(self) -> np.ndarray:
+        """Paths below the class folders, bytes (N,)."""
+        return self.tree.names
+
     def batch(self, indices: np.ndarray, key: tuple[int, int] | None) -> torch.Tensor:
         """Return images (B, S, S, 3) uint8, augmented when there is a key.
 

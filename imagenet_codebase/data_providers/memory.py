@@ -30,6 +30,7 @@ class MemorySource:
     image_size: int
     normalize: Normalization
     augmentation: Augmentation
+    names = None
     in_memory = True
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,13 @@ class DataProvider:
             "image_size": self.image_size,
             "class_names": list(self.class_names),
             "n_train": self.n_images("train"),
+            "train_images": self._train_digest,
             "randaugment": self.train.randaugment,
         }
+
+    @cached_property
+    def _train_digest(self) -> str:
+        return self.train.digest()
 
     def split(self, name: str) -> Split:
         """Return a split by name; raises ApqError when there is none of that name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,6 +20,8 @@ class ImageSource(Protocol):
     """Where images come from: all of a folder, or all of a tensor."""
 
     labels: np.ndarray
+    names: np.ndarray | None
+    """What tells the images apart, bytes (N,); None where their places do."""
     in_memory: bool
     normalize: Normalization
     """Makes float32 images (B, 3, S, S) of what `batch` returns, on the device it is on."""
@@ -47,6 +50,13 @@ class Split(Dataset):
     def labels(self) -> np.ndarray:
         """The class of every image, shape (N,)."""
         return self.source.labels[self.indices]
+
+    def digest(self) -> str:
+        """Return what differs between splits of other images: 16 hexadecimal digits."""
+        digest = hashlib.sha256(self.indices.tobytes() + self.labels.tobytes())
+        if self.source.names is not None:
+            digest.update(self.source.names[self.indices].tobytes())
+        return digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -87,9 +97,10 @@ def carve(labels: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray
     counts = np.bincount(labels)
     spare = len(labels) - np.count_nonzero(counts)
     if not 1 <= n <= spare:
+        most = f"{spare} at most" if spare else "none"
         raise ApqError(
             f"cannot set {n} of {len(labels)} training images aside for validation: each class "
-            f"keeps one, so they can spare 1 to {spare}; choose another number or add images"
+            f"keeps one, so they can spare {most}; choose another number or add images"
         )
     shuffled = np.random.default_rng((1, seed)).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]

@@ -39,12 +39,21 @@ class ImageTree:
         try:
             with Image.open(path) as image:
                 image.load()
-                return image if image.mode == "RGB" else image.convert("RGB")
+                return image if image.mode == "RGB" else _eight_bits(image).convert("RGB")
         except UnidentifiedImageError:
             reason = "it is no image, or its beginning is damaged"
         except UNREADABLE as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ApqError(f"cannot read the image {path} ({reason}): replace or remove it")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image of 8 bits a channel, to which Pillow would clip; raises ValueError."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):  # what its white is, nothing tells
+        raise ValueError("its channels have more than 8 bits")
+    return image
 
 
 def list_tree(folder: Path) -> ImageTree:
@@ -80,8 +89,12 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
 
 
 def _images_below(folder: Path) -> list[bytes]:
-    found = []
-    for place, _, files in os.walk(folder, followlinks=True):
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()  # a link to where we have been
+            continue
+        seen.add(real)
         below = os.path.relpath(place, folder)
         found += [
             os.fsencode(os.path.normpath(os.path.join(below, name)))
@@ -122,6 +135,11 @@ def open_tree(
                 f"{train.folder} and {tree.folder} have different class folders: "
                 f"'{differing[0]}' is in one of them only"
             )
+    if len(train.class_names) < 2:
+        raise ApqError(
+            f"{train.folder} has one class folder, '{train.class_names[0]}': there is nothing to "
+            f"tell apart"
+        )
     splits = {
         use: Split(source=source_of(tree), indices=np.arange(len(tree.labels)))
         for use, tree in trees.items()

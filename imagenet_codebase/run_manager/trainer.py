@@ -35,6 +35,7 @@ from imagenet_codebase.run_manager.sync_bn import synchronize
 # the step, so that whatever is drawn at random is the same after a resume.
 Step = Callable[[torch.Tensor, torch.Tensor, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]]
 
+OF_IMAGES = ("n_train", "train_images")  # among a run's facts
 LOG_EVERY = 20  # steps between two looks at the loss: each one waits for the device
 
 
@@ -130,9 +131,11 @@ class Trainer:
             return False
         try:
             if name := first_difference(state, self.settings, self.facts):
+                other = "other training images" if name in OF_IMAGES else f"another {name}"
+                remedy = "put them back" if name in OF_IMAGES else "repeat that run's settings"
                 raise ApqError(
-                    f"{self.last_path} was saved with another {name}: repeat the "
-                    f"settings of that run to go on, or begin anew with --restart"
+                    f"{self.last_path} was saved with {other}: {remedy} to go on, or begin anew "
+                    f"with --restart"
                 )
             self.restore(state)
         except (KeyError, RuntimeError, TypeError, ValueError, AttributeError):

@@ -4,6 +4,7 @@ import builtins
 import multiprocessing
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_carving_takes_from_each_class_in_proportion(counts, n):
 
 @pytest.mark.parametrize("n", [-1, 0, 5])
 def test_carving_leaves_every_class_an_image(n):
-    with pytest.raises(ApqError, match="can spare 1 to 4"):
+    with pytest.raises(ApqError, match="can spare 4 at most"):
         carve(np.array([0, 0, 0, 1, 1, 1]), n, seed=0)
 
 
@@ -510,9 +511,67 @@ def test_torchvision_s_archive_is_read(tmp_path, monkeypatch):
     data = open_dataset("cifar10", tmp_path, image_size=32)
     assert (data.class_names, len(data.train), len(data.val)) == (("cat", "dog"), 15, 1)
     images, labels = data.test.batch(range(4))
-    assert labels.tolist() == [0, 1, 0, 1]
+    assert labels.tolist() == [0, 0, 1, 1]
     expected = NORMALIZATION(torch.from_numpy(pixels[16:]).permute(0, 2, 3, 1))
-    assert torch.equal(images, expected)
+    assert torch.equal(images, expected[[0, 2, 1, 3]])
+    # The same images in folders: the same ones are set aside, and draws are of the same ones.
+    for part, numbers in (("train", range(16)), ("test", range(16, 20))):
+        for i in numbers:
+            path = tmp_path / "tree" / part / ("cat", "dog")[i % 2] / f"{i:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[i].transpose(1, 2, 0)).save(path)
+    tree = open_dataset("cifar10", tmp_path / "tree", image_size=32)
+    for split in ("train", "train_unaugmented", "val", "test"):
+        ours, theirs = (part.split(split) for part in (data, tree))
+        assert ours.indices.tolist() == theirs.indices.tolist()
+        for a, b in zip(ours.batch(range(len(ours))), theirs.batch(range(len(ours))), strict=True):
+            assert torch.equal(a, b)
+    assert data.facts() == tree.facts()
+
+
+def test_other_training_images_are_told(photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    before = open_dataset("folder", tmp_path / "photos", image_size=32).facts()
+    assert open_dataset("folder", photos, image_size=32).facts() == before
+    (tmp_path / "photos" / "train" / "cat" / "0.png").rename(
+        tmp_path / "photos" / "train" / "cat" / "00.png"
+    )
+    after = open_dataset("folder", tmp_path / "photos", image_size=32).facts()
+    assert {name for name in before if before[name] != after[name]} == {"train_images"}
+
+
+def test_images_of_more_than_eight_bits_keep_their_greys_or_are_refused(tmp_path):
+    ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32)
+    for part in ("train", "test"):
+        write_tree(tmp_path / part, {"cat": 4, "dog": 4})
+    path = tmp_path / "test" / "cat" / "0.png"
+    Image.fromarray(ramp.astype(np.uint16)).save(path)
+    image = open_dataset("folder", tmp_path, image_size=32).test.source.tree.open(0)
+    assert np.array_equal(np.asarray(image)[..., 0], (ramp.astype(int) >> 8))
+    path.unlink()
+    path = path.with_suffix(".tif")
+    Image.fromarray((ramp / 65535).astype(np.float32)).save(path)
+    with pytest.raises(ApqError, match=r"0.tif \(its channels have more than 8 bits\): replace"):
+        open_dataset("folder", tmp_path, image_size=32).test.source.tree.open(0)
+
+
+def test_a_link_to_where_one_has_been_adds_no_images(tmp_path):
+    for part in ("train", "test"):
+        write_tree(tmp_path / part, {"cat": 4, "dog": 4})
+    (tmp_path / "train" / "cat" / "again").symlink_to(".")
+    elsewhere = write_tree(tmp_path / "elsewhere", {"more": 3})
+    (tmp_path / "train" / "cat" / "more").symlink_to(elsewhere / "more")
+    data = open_dataset("folder", tmp_path, image_size=32)
+    assert len(data.train) + len(data.val) == 8 + 3
+
+
+def test_nothing_to_tell_apart_and_nothing_to_learn_from_are_refused(tmp_path):
+    for part in ("train", "test"):
+        write_tree(tmp_path / "one" / part, {"cat": 4})
+    with pytest.raises(ApqError, match="has one class folder, 'cat'"):
+        open_dataset("folder", tmp_path / "one", image_size=32)
+    with pytest.raises(ApqError, match="they can spare none"):
+        carve(np.array([0, 1]), 1, seed=0)
 
 
 def test_a_loader_can_begin_in_the_middle(digits):
