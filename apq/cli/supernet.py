@@ -13,6 +13,7 @@ from apq.cli.outputs import check_free, run_folder
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.errors import ApqError
+from apq.paths import find_model
 from apq.provenance import figure_of, read_card, write_card
 from imagenet_codebase.run_manager.settings import OPTIMIZERS, SupernetSettings
 
@@ -162,7 +163,7 @@ def _settings(args: argparse.Namespace) -> SupernetSettings:
         n_random=args.n_random,
         sandwich_every=args.sandwich_every,
         small_image_size=args.small_image_size,
-        init=args.init,
+        init=args.init and str(find_model(args.init)),
         **_teaching(args),
         training=replace(
             TRAINING,
@@ -184,11 +185,11 @@ def _teaching(args: argparse.Namespace) -> dict[str, Any]:
             if getattr(args, flag) is not None:
                 raise ApqError(f"there is no teacher: name one with --teacher, or drop --{flag}")
         return {}
-    size = args.teacher_image_size
+    size, teacher = args.teacher_image_size, find_model(args.teacher)
     if size is None:
-        size = figure_of(read_card(args.teacher), "image_size") or 0
+        size = figure_of(read_card(teacher), "image_size") or 0
     share = SupernetSettings.distill if args.distill is None else args.distill
-    return {"teacher": str(args.teacher), "distill": share, "teacher_image_size": int(size)}
+    return {"teacher": str(teacher), "distill": share, "teacher_image_size": int(size)}
 
 
 def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.device) -> int:

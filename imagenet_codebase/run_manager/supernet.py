@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,10 +27,17 @@ from imagenet_codebase.run_manager.compiling import compile_where_it_pays
 from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.measuring import bn_batches, by_bits, ready_to_measure
 from imagenet_codebase.run_manager.run_folder import RunFolder
-from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
+from imagenet_codebase.run_manager.settings import (
+    FREE_SETTINGS,
+    SupernetSettings,
+    TrainingSettings,
+)
 from imagenet_codebase.run_manager.states import SavedStates
 from imagenet_codebase.run_manager.teacher import Teacher, read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
+
+PLAN_NAME = "plan.json"
+"""In a run's folder: what all of its phases were asked for, and what they started from."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,8 @@ def train_supernet(
         data, settings.n_bn_images, settings.training.batch_size, device, n_workers=n_workers
     )
     teacher, teacher_facts = _teacher(settings, data, statistics, device)
-    facts = {"init": settings.init, "teacher": teacher_facts, **data.facts()}
+    facts = {"init": _init_fact(settings.init), "teacher": teacher_facts, **data.facts()}
+    distributed.from_first(lambda: _check_plan(folder, settings, facts))
     history: list[dict[str, float]] = []
     for number, phase in enumerate(phases(settings), start=1):
         trainer = Trainer(
@@ -138,6 +147,30 @@ def train_supernet(
     if distributed.is_first():
         RunFolder(folder).plot(history)
     return net, history
+
+
+def _init_fact(init: str) -> str:
+    """Return what tells starting weights from others: a name, or a file's hash."""
+    return files.sha256(init) if Path(init).is_file() else init
+
+
+def _check_plan(folder: Path, settings: SupernetSettings, facts: dict[str, Any]) -> None:
+    """Note all phases in the folder; raises ApqError when it is of a run with others.
+
+    A phase's own state does not tell what it began with.
+    """
+    plan = asdict(settings)
+    plan["training"] = {k: v for k, v in plan["training"].items() if k not in FREE_SETTINGS}
+    del plan["init"], plan["teacher"]  # by their contents, among the facts
+    plan = json.loads(files.json_text({"settings": plan, **facts}))
+    path = folder / PLAN_NAME
+    if not path.exists():
+        files.write_json(path, plan)
+    elif files.read_json(path) != plan:
+        raise ApqError(
+            f"{folder} holds a run with other settings, starting weights or images: repeat that "
+            f"command to go on, begin anew with --restart, or choose another --out"
+        )
 
 
 def _run_phase(
@@ -171,7 +204,8 @@ def forget_run(folder: Path) -> None:
     with contextlib.ExitStack() as held:
         for phase in filter(Path.is_dir, folder.glob("*")):
             held.enter_context(SavedStates(phase).lock.held())
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def _teacher(

@@ -265,7 +265,7 @@ def test_a_supernet_learns_from_its_teacher_and_goes_on_with_the_same_only(
         replace(settings, teacher_image_size=64),
         replace(settings, distill=0.5),
     ):
-        with pytest.raises(ApqError, match="was saved with another teacher"):
+        with pytest.raises(ApqError, match="holds a run with other settings, starting weights"):
             train_supernet(toy_data, changed, tmp_path / "taught", CPU, tiny_space)
 
 
@@ -507,6 +507,31 @@ def test_supernet_phases_run_once_each_and_resume(tiny_space, toy_data, tmp_path
     assert "going on after epoch 2 of 2" in capsys.readouterr().out
     for name, tensor in net.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
+
+
+def test_a_phase_does_not_go_on_from_another_plan(tiny_space, toy_data, tmp_path):
+    settings = SupernetSettings(
+        largest_epochs=0,
+        elastic_epochs=1,
+        quantized_epochs=1,
+        training=TrainingSettings(batch_size=8),
+        n_bn_images=16,
+    )
+    folder, init = tmp_path / "run", tmp_path / "init.pth.tar"
+    save_supernet(OnceForAllNet(tiny_space, 4), init)
+    settings = replace(settings, init=str(init))
+    assert train_supernet(toy_data, settings, folder, CPU, tiny_space)
+    free = replace(settings, training=replace(settings.training, save_every=3, n_workers=0))
+    assert train_supernet(toy_data, free, folder, CPU, tiny_space)
+    # The second phase's own settings are the same.
+    other = replace(settings, largest_epochs=1, elastic_epochs=0)
+    with pytest.raises(ApqError, match="holds a run with other settings"):
+        train_supernet(toy_data, other, folder, CPU, tiny_space)
+    save_supernet(OnceForAllNet(tiny_space, 4), init)  # of the same name
+    with pytest.raises(ApqError, match="other settings, starting weights or images"):
+        train_supernet(toy_data, settings, folder, CPU, tiny_space)
+    supernet.forget_run(folder)
+    assert train_supernet(toy_data, settings, folder, CPU, tiny_space)
 
 
 def test_a_supernets_run_is_forgotten_but_not_while_it_is_at_work(
