@@ -98,19 +98,22 @@ def collect(
         "seed": seed,
     }
     with contextlib.ExitStack() as held:
-        log, pairs, card = _open(path, measured_with, net.space, held)
-        before = set(pairs)
+        log, pairs, before, card = _open(path, measured_with, net.space, held)
         is_full = all(sum(map(q.includes, pairs)) >= q.wanted for q in quotas)
         lacks_noise = bool(n_noise and pairs and not _tells_noise(card, n_noise))
         images = None
-        if not is_full or lacks_noise:
+        # Pairs that a kill left in the log are new, too.
+        if not is_full or lacks_noise or (n_noise and len(pairs) > len(before)):
             images = OwnImages(net, data, n_bn_images, n_val_images, batch_size, n_workers, seed)
         interrupted = held.enter_context(deferred_interrupt())
         finished = all(_fill(quota, pairs, images, log, interrupted) for quota in quotas)
         new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
         noise: dict[str, Any] = {}
         if finished and n_noise and pairs and (new or lacks_noise):
-            noise = _noise_facts(pairs, images, n_noise)
+            noise = _noise_facts(pairs, images, n_noise, interrupted)
+            if not noise:  # Ctrl-C; what the card tells is of fewer pairs
+                finished = False
+                card = {name: value for name, value in card.items() if name not in NOISE_FACTS}
         if log:
             _finish(log, quotas, new, noise, card, (time.perf_counter() - started) / 60)
     return finished
@@ -118,20 +121,20 @@ def collect(
 
 def _open(
     path: Path, measured_with: dict[str, Any], space: SearchSpace, held: contextlib.ExitStack
-) -> tuple[PairLog | None, dict[Subnet, float], dict[str, Any]]:
-    """Return the log, in the first process, the pairs known to all of them, and their card.
+) -> tuple[PairLog | None, dict[Subnet, float], set[Subnet], dict[str, Any]]:
+    """Return the log, in the first process, the pairs known, those of them that the card is of, it.
 
     The log is closed with `held`.
     """
     log: PairLog | None = None
 
-    def read() -> tuple[dict[Subnet, float], dict[str, Any]]:
+    def read() -> tuple[dict[Subnet, float], set[Subnet], dict[str, Any]]:
         nonlocal log
         log = held.enter_context(contextlib.closing(PairLog(path, measured_with, space)))
-        return dict(log.pairs), read_card(path)
+        return dict(log.pairs), log.written, read_card(path)
 
-    pairs, card = distributed.from_first(read)
-    return log, pairs, card
+    pairs, written, card = distributed.from_first(read)
+    return log, pairs, written, card
 
 
 def _finish(
@@ -185,27 +188,40 @@ def _tells_noise(card: Mapping[str, Any], n_noise: int) -> bool:
     return tells and card.get(N_NOISE) == n_noise
 
 
-def _noise_facts(pairs: Mapping[Subnet, float], images: OwnImages, n: int) -> dict[str, Any]:
-    """Measure the noise; return what a card says of it (`NOISE_FACTS`)."""
-    points = {
-        kind: noise_floor(some, n, images.top1)
-        for kind, some in zip(KINDS, split_pairs(pairs), strict=True)
-        if some
-    }
+def _noise_facts(
+    pairs: Mapping[Subnet, float], images: OwnImages, n: int, interrupted: Interruption
+) -> dict[str, Any]:
+    """Measure the noise; return what a card says of it (`NOISE_FACTS`), nothing after Ctrl-C."""
+    points = {}
+    for kind, some in zip(KINDS, split_pairs(pairs), strict=True):
+        if some:
+            points[kind] = noise_floor(some, n, images.top1, interrupted)
+            if points[kind] is None:
+                return {}
     return {NOISE: points, SAMPLING_NOISE: images.sampling_noise(), N_NOISE: n}
 
 
 def noise_floor(
-    pairs: Mapping[Subnet, float], n: int, top1_of: Callable[[Subnet, int], float]
-) -> float:
+    pairs: Mapping[Subnet, float],
+    n: int,
+    top1_of: Callable[[Subnet, int], float],
+    interrupted: Interruption | None = None,
+) -> float | None:
     """Return how far one measurement strays: a standard deviation, in points of accuracy.
 
     n subnets of the pairs, evenly taken, are measured again by `top1_of`, with another draw of
-    images. A difference of two measurements is sqrt(2) times as noisy.
+    images. A difference of two measurements is sqrt(2) times as noisy. None when it was
+    interrupted.
     """
     subnets = list(pairs)
     places = np.linspace(0, len(subnets) - 1, min(n, len(subnets))).astype(int)
     chosen = [subnets[place] for place in places]
-    again = distributed.each(chosen, lambda subnet: 100 * top1_of(subnet, 1))
-    off = np.array([top1 - pairs[subnet] for subnet, top1 in again])
-    return float(np.sqrt(np.mean(off**2) / 2))
+    bar = Counter("once more" if distributed.is_first() else "", len(chosen))
+    off = []
+    for subnet, top1 in distributed.each(chosen, lambda subnet: 100 * top1_of(subnet, 1)):
+        off.append(top1 - pairs[subnet])
+        bar.step()
+        if any(distributed.any_of(bool(interrupted))):
+            break
+    bar.close()
+    return float(np.sqrt(np.mean(np.square(off)) / 2)) if len(off) == len(chosen) else None

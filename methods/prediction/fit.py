@@ -118,7 +118,7 @@ def learn(
 
     What the pairs say of each choice (`fit_additive`) is what it learns, on as many random subnets
     as it takes. With `start`, a full-precision predictor lends its weights (the paper's transfer),
-    and the pairs only have to tell what is different.
+    and the pairs only have to tell what is different. Raises ApqError when training diverges.
     """
     genes, accuracy = as_arrays(pairs, space)
     torch.manual_seed(settings.seed)
@@ -176,6 +176,10 @@ def _follow(predictor: AccuracyPredictor, accuracy_fn: GenesFn, settings: FitSet
         optimizer.step()
         schedule.step()
     predictor.eval()
+    if not all(tensor.isfinite().all() for tensor in predictor.state_dict().values()):
+        raise ApqError(
+            f"the predictor's weights grew beyond all bounds: lr {settings.lr:g} is high"
+        )
 
 
 def quality(

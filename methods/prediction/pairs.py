@@ -101,7 +101,8 @@ class PairLog:
         """Read what is there; other processes are kept away until `close`."""
         self.path, self.log_path, self.facts = Path(path), Path(f"{path}.log"), facts
         self.pairs: dict[Subnet, float] = {}
-        self._n_written = 0  # of the pairs, in a file with a card
+        self.written: set[Subnet] = set()
+        """Those in a finished file with a card, which knows of no others."""
         self._lock = Lock(self.log_path, "measures pairs into")
         self._lock.acquire()
         try:
@@ -112,7 +113,7 @@ class PairLog:
                 if card or not known:
                     self._check_facts(self.path, card)
                 self.pairs = read_pairs(path, space)
-                self._n_written = len(self.pairs) if card else 0
+                self.written = set(self.pairs) if card else set()
             if known:
                 self._read_log(known, space)
             else:
@@ -173,7 +174,7 @@ class PairLog:
         `minutes` of this sitting are added to those of the earlier ones. Where neither pairs nor
         figures are new both files stay as they are, and still tell which command made them.
         """
-        if new or len(self.pairs) > self._n_written or not self._n_written:
+        if new or len(self.pairs) > len(self.written) or not self.written:
             minutes += figure_of(read_card(self.path), "minutes") or 0
             write_pairs(self.path, self.pairs)
             full, quantized = split_pairs(self.pairs)

@@ -25,7 +25,7 @@ from methods.prediction.collect import (
     random_quotas,
 )
 from methods.prediction.draws import draw_subnets
-from methods.prediction.fit import fit, quality
+from methods.prediction.fit import fit, learn, quality
 from methods.prediction.pairs import PairLog, as_arrays, read_pairs, split_pairs, write_pairs
 from methods.prediction.settings import FitSettings
 from methods.prediction.study import BY_TRANSFER, FROM_SCRATCH, run_study, summarize, write_study
@@ -210,6 +210,48 @@ def test_the_noise_is_that_of_other_images(net, toy_data, tmp_path, monkeypatch)
     off = dict(zip([list(pairs)[i] for i in (0, 2, 5)], (1, -2, 2), strict=True))
     again = lambda subnet, draw: (pairs[subnet] + draw * off[subnet]) / 100  # noqa: E731
     assert noise_floor(pairs, 3, again) == pytest.approx((9 / 3 / 2) ** 0.5)
+
+
+def test_what_a_kill_left_in_the_log_is_new_to_the_card(net, toy_data, tmp_path, monkeypatch):
+    (full, _), seen = random_quotas(net.space, 3, 0, 5), []
+    quota = replace(full, facts=lambda new: {"new": len(seen.append(new) or new)})
+    how = {"n_bn_images": 16, "batch_size": 8}
+    path = tmp_path / "pairs.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_finish", None)  # a kill after the last pair
+        with pytest.raises(TypeError):
+            collect(net, toy_data, path, [quota], {}, **how)
+    assert collect(net, toy_data, path, [quota], {}, n_noise=2, **how)
+    assert len(seen[-1]) == 3
+    assert read_card(path)["new"] == 3
+    assert set(read_card(path)["noise_points"]) == {"full"}
+
+
+def test_ctrl_c_is_heard_while_the_noise_is_measured(net, toy_data, tmp_path, monkeypatch):
+    measured, measure = [], images_module.measure
+
+    def interrupted_measure(*args):
+        measured.append(args)
+        if len(measured) == 5:  # the second of those measured once more
+            os.kill(os.getpid(), signal.SIGINT)
+        return measure(*args)
+
+    monkeypatch.setattr(images_module, "measure", interrupted_measure)
+    how = {"n_bn_images": 16, "batch_size": 8, "n_noise": 3}
+    path, quotas = tmp_path / "pairs.json", random_quotas(net.space, 3, 0, 5)
+    assert not collect(net, toy_data, path, quotas, {}, **how)
+    assert len(measured) == 5
+    assert "noise_points" not in read_card(path)
+    assert collect(net, toy_data, path, quotas, {}, **how)
+    assert len(measured) == 8  # no pair again
+    assert read_card(path)["n_noise"] == 3
+
+
+def test_a_training_that_diverges_makes_no_predictor():
+    subnets = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 6))
+    pairs = {subnet: 70.0 + i for i, subnet in enumerate(subnets)}
+    with pytest.raises(ApqError, match=r"beyond all bounds: lr 1e\+30 is high"):
+        learn(pairs, True, FitSettings(n_steps=5, lr=1e30))
 
 
 def test_a_kill_between_the_pairs_and_their_card_loses_none(tmp_path, monkeypatch):
