@@ -8,6 +8,9 @@ from typing import Any
 
 from apq.errors import ApqError, closest
 
+TOO_LARGE = 1e18
+"""No cost of a network, nor any other figure, is as large; sums of such numbers stay finite."""
+
 
 def check_whole(settings: Any, *names: str, least: int) -> None:
     """Raise ApqError unless the fields are integers of `least` or more."""

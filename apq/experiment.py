@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from apq import files
+from apq.checks import TOO_LARGE
 from apq.errors import ApqError
 from apq.lock import Lock, training_lock
 from apq.space import PAPER_SPACE, SearchSpace
@@ -186,7 +187,6 @@ _REPORTED = {
     "size_bytes": _NUMBER,
 }
 _OF_A_LIMIT = {"type": str, "unit": str, "maximum": _NUMBER, "cost": _NUMBER}
-_TOO_LARGE = 1e18  # for any cost; such numbers have no place in a table or a plot
 
 
 def _check_report(report: dict[str, Any]) -> None:
@@ -196,7 +196,7 @@ def _check_report(report: dict[str, Any]) -> None:
         for name, kind in kinds.items():
             value = values.get(name)
             is_kind = isinstance(value, kind) and not isinstance(value, bool)
-            if not is_kind or (isinstance(value, _NUMBER) and not abs(value) < _TOO_LARGE):
+            if not is_kind or (isinstance(value, _NUMBER) and not abs(value) < TOO_LARGE):
                 raise ApqError(f"it is damaged: '{name}' is {value!r}")
 
     check(report, {name: kind for name, kind in _REPORTED.items() if name in report})

@@ -96,7 +96,7 @@ def table_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 def read_text(path: str | Path) -> str:
     """Read a text file; raises ApqError when it is missing or not text."""
     try:
-        return Path(path).read_text()
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ApqError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from apq.checks import TOO_LARGE
 from apq.errors import ApqError
 from lut.accelerator import Accelerator
 from lut.bitfusion import COMPONENTS
@@ -13,8 +14,6 @@ from lut.layers import PAPER_FIXED_LAYERS, STEM_STRIDE, check_image_size
 from lut.lookup import is_key, parse_key
 
 QUANTITIES = ("latency", "energy")
-LARGEST = 1e18
-"""No layer takes 10^18 ms or mJ, and no sum of such numbers is infinite."""
 OURS = ("model_version", "image_size", "accelerator", "component_names", "layers", "components")
 # Components are printed to the last digit, so that only a wrong file misses their sum by this.
 SUM_TOLERANCE = 1e-9
@@ -75,7 +74,7 @@ def _check_entries(layers: Any) -> None:
             if not _sound(entry.get(name)):
                 raise ApqError(
                     f"entry {key!r}: {name} is {entry.get(name)!r}; "
-                    f"it must be a finite number from 0 to {LARGEST:g}"
+                    f"it must be a number from 0 to below {TOO_LARGE:g}"
                 )
     for name in PAPER_FIXED_LAYERS:
         if name not in layers:
@@ -83,7 +82,7 @@ def _check_entries(layers: Any) -> None:
 
 
 def _sound(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= LARGEST
+    return type(value) in (int, float) and 0 <= value < TOO_LARGE
 
 
 def _components(rows: Any, layers: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

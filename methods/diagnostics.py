@@ -46,10 +46,13 @@ def history_csv(history: Iterable[SearchRecord], problem: SearchProblem) -> byte
 
 def read_history(text: str, problem: SearchProblem) -> tuple[SearchRecord, ...]:
     """Read what `history_csv` wrote; raises ApqError when it is damaged or of other limits."""
-    rows = list(csv.reader(io.StringIO(text)))
-    if len(rows) < 2 or rows[0] != [*HISTORY_COLUMNS, *cost_columns(problem)]:
-        raise ApqError("it is no history of a search under these limits")
+    columns = [*HISTORY_COLUMNS, *cost_columns(problem)]
     try:
+        rows = list(csv.reader(io.StringIO(text)))
+        if len(rows) < 2 or rows[0] != columns:
+            raise ApqError("it is no history of a search under these limits")
+        if any(len(row) != len(columns) for row in rows):
+            raise ApqError("it is damaged: its rows are not of one length")
         history = tuple(
             SearchRecord(
                 step=int(step),
@@ -60,7 +63,7 @@ def read_history(text: str, problem: SearchProblem) -> tuple[SearchRecord, ...]:
             )
             for step, n_evaluated, seconds, accuracy, *costs in rows[1:]
         )
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise ApqError(f"it is damaged: {error}") from None
     if min(min(row.step, row.n_evaluated, row.seconds) for row in history) < 0:
         raise ApqError("it is damaged: it counts below 0")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +25,9 @@ COMMANDS = {
     "correlate": ("correlate", "tell whether direct measurement ranks like finetuning"),
 }
 
+STOPS_UNREAD = {"supernet", "collect", "predictor", "quant-aware", "compare", "correlate"}
+"""Commands that print before their work is done."""
+
 
 def main(argv: Sequence[str] | None = None, prog: str = "apq") -> int:
     """Run `apq COMMAND ...`; return the exit status: 0, 2 on a mistake, 130 after Ctrl-C."""
@@ -39,12 +45,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "apq") -> int:
 
 def run(command: str, argv: Sequence[str], prog: str) -> int:
     """Run one command under the name that the user typed; return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may know no signs but ASCII's
     try:
-        if command not in COMMANDS:
-            raise ApqError(f"unknown command '{command}'{closest(command, COMMANDS)}")
-        module = importlib.import_module(f"apq.cli.{COMMANDS[command][0]}")
-        parser = module.make_parser(prog)
-        return module.run(parser.parse(argv))
+        return _run(command, argv, prog)
     except ApqError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
@@ -52,21 +57,52 @@ def run(command: str, argv: Sequence[str], prog: str) -> int:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head` has seen enough
-        sys.stderr.close()
-        return 0
+        _drop_stdout()
+        if command not in STOPS_UNREAD:
+            return 0
+        with contextlib.suppress(OSError):  # that may be closed as well
+            print(f"{prog}: stopped, since nobody reads what it prints", file=sys.stderr)
+        return 1
     except OSError as error:  # a locked folder, a name too long: nothing to look at or write to
+        _drop_stdout()
         where = f"{error.filename}: " if error.filename else ""
         print(f"{prog}: error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        # torch says so wherever this process happens to be.
-        print(f"{prog}: error: {LOST_WORKER}", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        print(f"{prog}: error: {_known_reason(error)}", file=sys.stderr)
         return 2
-    except MemoryError as error:
-        print(f"{prog}: error: out of memory: {error}", file=sys.stderr)
-        return 2
+
+
+def _run(command: str, argv: Sequence[str], prog: str) -> int:
+    try:
+        if command not in COMMANDS:
+            raise ApqError(f"unknown command '{command}'{closest(command, COMMANDS)}")
+        module = importlib.import_module(f"apq.cli.{COMMANDS[command][0]}")
+        parser = module.make_parser(prog)
+        return module.run(parser.parse(argv))
+    finally:
+        sys.stdout.flush()  # what cannot be written is to be told here, not while Python ends
+
+
+def _drop_stdout() -> None:
+    """Keep Python, which flushes once more when it ends, from failing at what fails now."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            number = sys.stdout.fileno()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def _known_reason(error: Exception) -> str:
+    """Return what to tell of an error of the machine; raises those that are the program's."""
+    text = str(error)
+    # torch has no class of its own for memory on the CPU.
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        return f"out of memory: {text.partition(chr(10))[0]}; smaller images or batches take less"
+    if "DataLoader worker" not in text:
+        raise error
+    return LOST_WORKER  # torch says so wherever this process happens to be
 
 
 def usage() -> str:

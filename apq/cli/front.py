@@ -50,8 +50,11 @@ def check_free(name: str, points: Sequence[Point], overwrite: bool) -> None:
     columns = [f"max_{column}" for column in points[0].columns]
     wanted = {tuple(f"{budget}" for budget in point.budgets.values()) for point in points}
     reader = csv.DictReader(files.read_text(path).splitlines())
-    known = [column for column in reader.fieldnames or () if column.startswith("max_")]
-    there = {tuple(row[column] for column in known) for row in reader}
+    try:
+        known = [column for column in reader.fieldnames or () if column.startswith("max_")]
+        there = {tuple(row[column] for column in known) for row in reader}
+    except csv.Error:
+        known, there = [], set()  # then it is no front of these budgets
     if known != columns or not there <= wanted:
         raise ApqError(
             f"{path} is a front of other budgets: choose another --exp_name, or replace it with "

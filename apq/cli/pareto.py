@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from apq.domain import Domain
     from utils.latency_predictor import LatencyPredictor
 
+MAX_POINTS = 10_000
 DEFAULT_POINTS = (8, 4)  # along one cost; along each of several
 _NO_GENES = np.empty((0, PAPER_SPACE.n_genes), dtype=np.int64)
 
@@ -53,7 +54,7 @@ def make_parser(prog: str) -> cli.Parser:
     )
     parser.add_argument(
         "--points",
-        type=search_flags.numbers(cli.whole_number(1)),
+        type=search_flags.numbers(cli.whole_number(1, MAX_POINTS)),
         metavar="N",
         help="budgets in even steps; default {} along one cost, {} along each of several".format(
             *DEFAULT_POINTS

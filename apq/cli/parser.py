@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from apq import files
+from apq.checks import TOO_LARGE
 from apq.errors import ApqError, closest
 from lut.layers import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
+LARGEST_COUNT = 10**9  # of anything: what follows from it still fits
 LARGEST_SEED = 2**63 - 1  # what every generator takes
 WORDS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
 
@@ -157,11 +159,13 @@ def _number(text: str, is_wanted: Callable[[float], bool], what: str) -> float:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
     if not (math.isfinite(value) and is_wanted(value)):
         raise argparse.ArgumentTypeError(f"'{text}' is not a {what}")
+    if value >= TOO_LARGE:
+        raise argparse.ArgumentTypeError(f"{text} is too large; below {TOO_LARGE:g}")
     return value
 
 
-def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """Return a type for whole numbers from `minimum` on, up to `maximum`."""
+def whole_number(minimum: int, maximum: int = LARGEST_COUNT) -> Callable[[str], int]:
+    """Return a type for whole numbers from `minimum` to `maximum`."""
 
     def check(text: str) -> int:
         try:
@@ -170,7 +174,7 @@ def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], in
             raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
         if value < minimum:
             raise argparse.ArgumentTypeError(f"{value} is too small; at least {minimum}")
-        if maximum is not None and value > maximum:
+        if value > maximum:
             raise argparse.ArgumentTypeError(f"{value} is too large; at most {maximum}")
         return value
 

@@ -106,6 +106,8 @@ for command in sys.argv[1:]:
         (["--constraint=-3"], "--constraint: '-3' is not a positive number"),
         (["--constraint=nan"], "--constraint: 'nan' is not a positive number"),
         (["--constraint=inf"], "--constraint: 'inf' is not a positive number"),
+        (["--constraint=1e19"], "--constraint: 1e19 is too large; below 1e+18"),
+        (["--generations=1000000000000"], "--generations: 1000000000000 is too large; at most"),
         (["--constraint=fast"], "--constraint: 'fast' is not a number"),
         (["--constraint=1"], "the cheapest subnet costs 2.95915 ms; raise the constraint"),
         (["--type=energy", "--constraint=5"], "the cheapest subnet costs 5.107084 mJ"),
@@ -703,6 +705,7 @@ def test_too_few_pairs_for_an_ensemble_are_told_before_anything_is_written(home,
         (PermissionError(13, "Permission denied", "models/locked"), "models/locked: Permission"),
         (OSError(36, "File name too long", "a" * 300), "File name too long"),
         (MemoryError("Unable to allocate 9 TiB"), "out of memory: Unable to allocate 9 TiB"),
+        (RuntimeError("CPUAllocator: can't allocate memory: 9\nat"), "can't allocate memory: 9;"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "--n_workers"),
     ],
 )
@@ -732,3 +735,40 @@ def test_interrupts_elsewhere_end_without_a_traceback(monkeypatch, capsys):
     monkeypatch.setattr(module, "run", lambda args: os.kill(os.getpid(), signal.SIGINT))
     assert cli.run("lut", ["show"], "apq lut") == 130
     assert capsys.readouterr().err == "apq lut: interrupted\n"
+
+
+def test_a_reader_that_has_gone_is_no_mistake_but_ends_long_work(monkeypatch, capsys):
+    def fail(args):
+        raise BrokenPipeError
+
+    for command, status in (("lut", 0), ("collect", 1)):
+        name = f"apq.cli.{command}"
+        monkeypatch.setattr(__import__(name, fromlist=["run"]), "run", fail)
+        argv = ["show"] if command == "lut" else []
+        assert cli.run(command, argv, f"apq {command}") == status
+        told = "apq collect: stopped, since nobody reads what it prints\n"
+        assert capsys.readouterr().err == (told if status else "")
+
+
+@pytest.mark.parametrize("argv", [["search", "--help"], ["lut", "show"]])
+def test_a_closed_pipe_is_no_mistake(argv):
+    reading, writing = os.pipe()
+    os.close(reading)
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "apq", *argv]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, stdout=writing, stderr=-1, text=True, env=buffered, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_texts_are_utf_8_whatever_the_terminal_knows(home, tmp_path):
+    (tmp_path / "flags.yaml").write_text("# für Müller\nlimit: 1\n", encoding="utf-8")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code = "import sys; from apq.cli import main; print('\\xb1') if main(sys.argv[1:]) == 0 else 0"
+    argv = [sys.executable, "-c", code, "lut", "show", f"--config={tmp_path / 'flags.yaml'}"]
+    env = {**os.environ, **locale, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(argv, cwd=home, env=env, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == b"?"

@@ -418,7 +418,14 @@ def test_only_the_same_request_goes_on(home, call, stopped_call):
         status, _, err = call("search", *flags, *other)
         assert status == 2
         assert "exps/found exists" in err
-    (found().dir / "history.csv").write_text("step\n")
+    history = found().dir / "history.csv"
+    whole = history.read_text()
+    for damaged in (whole.rstrip().rpartition(",")[0], whole + '"' + 200_000 * "x"):
+        history.write_text(damaged)
+        status, _, err = call("search", *flags, "--constraint=9")
+        assert status == 2
+        assert "exps/found/history.csv: it is damaged" in err
+    history.write_text("step\n")
     status, _, err = call("search", *flags, "--constraint=9")
     assert status == 2
     assert "exps/found/history.csv: it is no history of a search under these limits" in err
