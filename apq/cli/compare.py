@@ -93,7 +93,8 @@ def _compare(
     from methods.validation.bench import DirectBench, FinetuningBench
     from methods.validation.compare import compare
 
-    distributed.from_first(lambda: check_free(args.out, args.overwrite))
+    names = {contest.name for contest in contests}
+    distributed.from_first(lambda: _check_free(args.out, names, args.overwrite))
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
     folder = run_folder(args.out)
@@ -129,6 +130,20 @@ def _compare(
         print(correlation)
     print(args.out)
     return 0
+
+
+def _check_free(out: Path, names: set[str], overwrite: bool) -> None:
+    """Raise ApqError when a comparison would replace one that tells of other experiments, too."""
+    check_free(out, overwrite)
+    if not out.exists() or overwrite:
+        return
+    rows = files.read_json(out)
+    there = {row.get("experiment") for row in rows if isinstance(row, dict)}
+    if others := sorted(map(str, there - names)):
+        raise ApqError(
+            f"{out} compares other experiments ({', '.join(others)}): choose another --out, or "
+            f"replace it with --overwrite"
+        )
 
 
 def _contest(name: str) -> Contest:

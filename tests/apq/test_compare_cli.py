@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -57,6 +58,13 @@ def test_compare_finetunes_and_tells_how_direct_accuracy_ranks(place, call, monk
     assert result["arch"] == Experiment.open(place / "exps" / "found").subnet().to_json()
     assert read_card(place / "models" / "comparison.json")["correlation"]["n_subnets"] == 3
     assert Experiment.open(place / "exps" / "found").best_checkpoint.exists()
+
+    before = (place / "models" / "comparison.json").read_bytes()
+    shutil.copytree("exps/found", "exps/other")
+    status, _, err = call("compare", flags[0], "--exp_names=other", *RECIPE, *DATA)
+    assert status == 2
+    assert "compares other experiments (found): choose another --out" in err
+    assert (place / "models" / "comparison.json").read_bytes() == before
 
     # Hours of finetuning are not lost for want of a library.
     def without_scipy(outcomes):
