@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -99,6 +100,29 @@ def test_a_shipped_experiment_keeps_its_budget_and_belongs_to_the_models(path):
     for pattern in ("*.json", "*.csv", "checkpoint/run.json", "checkpoint/*.csv"):
         for text in experiment.dir.glob(pattern):
             assert_no_machine(text)
+
+
+def test_the_readmes_table_is_that_of_the_files():
+    text = (REPOSITORY / "README.md").read_text()
+    rows = re.findall(r"^\| \[(cifar10-\S+)\]\(exps/\S+ \| (.*) \|$", text, re.MULTILINE)
+    contests = json.loads((MODELS / "comparison.json").read_text())
+    assert [name for name, _ in rows] == [contest["experiment"] for contest in contests]
+    for (name, cells), contest in zip(rows, contests, strict=True):
+        experiment = Experiment.open(REPOSITORY / "exps" / name)
+        report, card = experiment.report(), read_card(experiment.best_checkpoint)
+        assert (report["n_classes"], card["n_test_images"]) == (10, 10_000)
+        assert card["test_top1"] == pytest.approx(contest["searched"]["test_top1"])
+        rivals = 100 * np.array([rival["test_top1"] for rival in contest["random"]])
+        assert cells.split(" | ") == [
+            f"{report['constraint']:.1f} {report['unit']}",
+            f"{report['latency_ms']:.3f}",
+            f"{report['energy_mj']:.3f}",
+            f"{report['bitops'] / 1e9:.2f}",
+            f"{report['size_bytes'] / 1e6:.2f}",
+            f"**{100 * card['test_top1']:.2f}**",
+            f"{rivals.mean():.2f} ± {rivals.std():.2f}",
+            f"{rivals.max():.2f}",
+        ]
 
 
 def test_a_shipped_experiment_is_tested_without_its_images_as_far_as_it_goes(tmp_path):
