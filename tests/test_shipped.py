@@ -2,15 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from apq import Experiment, files
+from apq import Experiment, cli, files
 from apq.provenance import read_card
 from imagenet_codebase.run_manager.finetune import load_trained
 from methods.prediction.pairs import read_pairs, split_pairs
@@ -125,13 +123,15 @@ def test_the_readmes_table_is_that_of_the_files():
         ]
 
 
-def test_a_shipped_experiment_is_tested_without_its_images_as_far_as_it_goes(tmp_path):
-    argv = [sys.executable, str(REPOSITORY / "test.py"), f"--exp_dir={EXPERIMENTS[0]}"]
-    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"latency +\d+\.\d+ +ms", done.stdout)
-    assert "10 classes" in done.stdout  # as the weights say; without any it would be 1000
-    assert "no accuracy:" in done.stdout
+def test_a_shipped_experiment_is_tested_without_its_images_as_far_as_it_goes(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)  # where there are none
+    assert cli.run("test", [f"--exp_dir={EXPERIMENTS[0]}"], "test.py") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"latency +\d+\.\d+ +ms", out)
+    assert "10 classes" in out  # as the weights say; without any it would be 1000
+    assert "no accuracy:" in out
 
 
 def test_the_precise_pairs_are_of_subnets_and_weights_that_the_others_are_of():

@@ -69,8 +69,9 @@ def random_subnets(
     come. Raises ApqError when they hardly ever cost that.
     """
     rng = np.random.default_rng(seed)
+    n_draws = DRAWS if maximum >= cost.minimum()[0] else 0
     found: dict[bytes, np.ndarray] = {}
-    for _ in range(DRAWS):
+    for _ in range(n_draws):
         half = DRAW_AT_ONCE // 2
         genes = np.concatenate([space.sample(rng, half), space.sample_spread(rng, half)])
         costs = cost.predict(genes)

@@ -29,6 +29,7 @@ from imagenet_codebase.run_manager.states import SavedStates
 from lut import table as lut_table
 from lut.accelerator import Accelerator
 from lut.layers import fixed_layers
+from methods import run as searching_loop
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
 
@@ -286,22 +287,20 @@ def test_the_authors_table_gives_the_same_search(home, call, reference):
     assert ours.subnet() == theirs.subnet()
 
 
-def test_ctrl_c_keeps_the_best_so_far(home):
+def test_ctrl_c_keeps_the_best_so_far(home, call, monkeypatch):
     old = Experiment.create("found", smallest().with_bits(8), 3.0, {"old": True})
-    code = (
-        "import os, signal, sys\nimport methods.run\n"
-        "record = methods.run.SearchRecord\n"
-        "def interrupt(**fields):\n"
-        "    if fields['step'] == 5:\n        os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return record(**fields)\n"
-        "methods.run.SearchRecord = interrupt\n"
-        "from apq.cli import run\nsys.exit(run('search', sys.argv[1:], 'search.py'))"
-    )
-    argv = [sys.executable, "-c", code, *search_flags(generations=100000), "--overwrite"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 130, done.stderr
-    assert "stopped early: this is the best so far" in done.stdout
+    record = searching_loop.SearchRecord
+
+    def interrupt(**fields):
+        if fields["step"] == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return record(**fields)
+
+    monkeypatch.setattr(searching_loop, "SearchRecord", interrupt)
+    flags = search_flags(generations=100000)
+    status, out, err = call("search", *flags, "--overwrite")
+    assert status == 130, err
+    assert "stopped early: this is the best so far" in out
     assert old.report() == {"old": True}  # half a search replaces no experiment
     experiment = Experiment.open(home / "exps" / "found.stopped")
     assert experiment.report()["interrupted"]

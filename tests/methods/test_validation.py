@@ -155,10 +155,13 @@ def test_random_rivals_cost_the_same(share):
     assert subnets == random_subnets(PAPER_SPACE, latency, maximum, 8, seed=0)
 
 
-def test_a_cost_that_random_subnets_never_have_is_refused():
+def test_a_cost_that_random_subnets_never_have_is_refused(monkeypatch):
     latency = LatencyPredictor("latency", image_size=64)
     with pytest.raises(ApqError, match="hardly ever cost about 1e-05 ms"):
         random_subnets(PAPER_SPACE, latency, 1e-5, 1, seed=0)
+    monkeypatch.setattr("methods.validation.compare.DRAWS", 1)
+    with pytest.raises(ApqError, match="hardly ever cost about"):
+        random_subnets(PAPER_SPACE, latency, latency.minimum()[0] * 1.0001, 9, seed=0)
 
 
 def test_a_contest_is_won_only_against_all():
