@@ -103,7 +103,7 @@ def test_a_predictor_learns_from_searched_pairs_too_and_says_how_right_it_is(pai
     assert figures["n_held_out"] == 2
     assert figures["rmse"] != figures["without"]["rmse"]
     assert card["searched_sha256"] == files.sha256(pairs / "pairs-searched.json")
-    _, out, _ = call("search", "--exp_name=x", "--constraint=12", "--type=latency")
+    _, out, _ = call("search", "--exp_name=x", "--constraint=12", "--generations=3")
     assert figures["last_round"] == {"n_found": 10, "rmse": 2.5, "bias": 2.25}
     assert "expect about 2.2 points less: the last searched subnets measured that much below" in out
 
@@ -156,7 +156,7 @@ def test_without_searched_pairs_nothing_is_said_of_them(pairs, call):
     assert status == 0, err
     assert "searched" not in out
     assert "searched" not in read_card(pairs / "acc_quant.pt")["figures"]
-    _, out, _ = call("search", "--exp_name=x", "--constraint=12", "--type=latency")
+    _, out, _ = call("search", "--exp_name=x", "--constraint=12", "--generations=3")
     assert "points (RMSE) on random subnets held out" in out
 
 
