@@ -71,6 +71,16 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json_text(value))
 
 
+def holds_json(path: str | Path, value: Any) -> bool:
+    """Write a value as JSON where there is no file yet; return whether the file holds it.
+
+    For what a folder of results is of. Raises ApqError when it can be neither written nor read.
+    """
+    if not Path(path).exists():
+        write_json(path, value)
+    return read_json(path) == json.loads(json_text(value))
+
+
 def json_text(value: Any) -> str:
     """Return a value as indented JSON, with null for the numbers that JSON has no word for."""
     return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"

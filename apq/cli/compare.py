@@ -138,8 +138,9 @@ def _check_free(out: Path, names: set[str], overwrite: bool) -> None:
     if not out.exists() or overwrite:
         return
     rows = files.read_json(out)
-    there = {row.get("experiment") for row in rows if isinstance(row, dict)}
-    if others := sorted(map(str, there - names)):
+    rows = rows if isinstance(rows, list) else []
+    there = {str(row.get("experiment")) for row in rows if isinstance(row, dict)}
+    if others := sorted(there - names):
         raise ApqError(
             f"{out} compares other experiments ({', '.join(others)}): choose another --out, or "
             f"replace it with --overwrite"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -137,7 +136,7 @@ def train_supernet(
             best_by="",
         )
         init = settings.init if number == 1 else ""
-        if not _run_phase(phase, trainer, net, data, statistics, init):
+        if not _run_phase(phase, trainer, statistics, init):
             return None
         earlier = len(history)
         history += [{**row, "epoch": earlier + row["epoch"]} for row in trainer.history]
@@ -162,30 +161,19 @@ def _check_plan(folder: Path, settings: SupernetSettings, facts: dict[str, Any])
     plan = asdict(settings)
     plan["training"] = {k: v for k, v in plan["training"].items() if k not in FREE_SETTINGS}
     del plan["init"], plan["teacher"]  # by their contents, among the facts
-    plan = json.loads(files.json_text({"settings": plan, **facts}))
-    path = folder / PLAN_NAME
-    if not path.exists():
-        files.write_json(path, plan)
-    elif files.read_json(path) != plan:
+    if not files.holds_json(folder / PLAN_NAME, {"settings": plan, **facts}):
         raise ApqError(
             f"{folder} holds a run with other settings, starting weights or images: repeat that "
             f"command to go on, begin anew with --restart, or choose another --out"
         )
 
 
-def _run_phase(
-    phase: Phase,
-    trainer: Trainer,
-    net: OnceForAllNet,
-    data: DataProvider,
-    statistics: list[torch.Tensor],
-    init: str,
-) -> bool:
+def _run_phase(phase: Phase, trainer: Trainer, statistics: list[torch.Tensor], init: str) -> bool:
     """Train through a phase, or through what is left of it; return False when Ctrl-C stopped it.
 
     One that begins starts from the weights that `init` names, if it does.
     """
-    n_epochs = phase.recipe.n_epochs
+    net, data, n_epochs = trainer.net, trainer.data, phase.recipe.n_epochs
     if trainer.resume():
         print(f"{phase.name}: going on after epoch {trainer.epoch} of {n_epochs}", flush=True)
     else:

@@ -122,9 +122,9 @@ def collect(
 def _open(
     path: Path, measured_with: dict[str, Any], space: SearchSpace, held: contextlib.ExitStack
 ) -> tuple[PairLog | None, dict[Subnet, float], set[Subnet], dict[str, Any]]:
-    """Return the log, in the first process, the pairs known, those of them that the card is of, it.
+    """Return the log (in the first process), the pairs known, those of the card, and the card.
 
-    The log is closed with `held`.
+    Others were left in the log by a kill. The log is closed with `held`.
     """
     log: PairLog | None = None
 

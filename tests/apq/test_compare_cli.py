@@ -65,6 +65,10 @@ def test_compare_finetunes_and_tells_how_direct_accuracy_ranks(place, call, monk
     assert status == 2
     assert "compares other experiments (found): choose another --out" in err
     assert (place / "models" / "comparison.json").read_bytes() == before
+    # What is no comparison tells of none.
+    (place / "models" / "comparison.json").write_text("1")
+    assert call("compare", *flags, *RECIPE, *DATA)[0] == 0
+    assert (place / "models" / "comparison.json").read_bytes() == before
 
     # Hours of finetuning are not lost for want of a library.
     def without_scipy(outcomes):
