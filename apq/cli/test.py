@@ -66,16 +66,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.device) -> None:
+    from imagenet_codebase.run_manager import distributed
     from imagenet_codebase.run_manager.finetune import load_trained
-    from lut import table as lut_table
-    from utils.latency_predictor import check_table
 
     subnet, report = experiment.subnet(), experiment.report()
-    if args.lut:
-        table = load_table(args.lut)
-        check_table(table, args.image_size or table.image_size)
-    else:
-        table = lut_table.for_image_size(args.image_size or report.get("image_size", 224))
+    table = distributed.from_first(lambda: _table(args, report))
     path = experiment.best_checkpoint
     sha256 = files.sha256(path) if path.is_file() else ""
     trained = load_trained(experiment)
@@ -96,6 +91,18 @@ def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.dev
         _print_accuracy(experiment, trained, args, device, sha256)
     else:
         print(f"no accuracy: there is no {experiment.best_checkpoint}{_remedy(experiment)}")
+
+
+def _table(args: argparse.Namespace, report: dict[str, Any]) -> Table:
+    """Return the table of costs that the flags name, or the one of the search's image size."""
+    from lut import table as lut_table
+    from utils.latency_predictor import check_table
+
+    if not args.lut:
+        return lut_table.for_image_size(args.image_size or report.get("image_size", 224))
+    table = load_table(args.lut)
+    check_table(table, args.image_size or table.image_size)
+    return table
 
 
 def _remedy(experiment: Experiment) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import sys
 import threading
 import time
@@ -28,7 +29,6 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 # Items that a process works on before all wait for each other: dear ones and cheap ones even out.
 DEALT = 4
-LET_FIRST_SPEAK_S = 2.0
 LOOK_FOR_PARENT_S = 1.0
 
 
@@ -46,35 +46,65 @@ def restarted() -> bool:
 def group(device: torch.device, again: str = "the same command") -> Iterator[torch.device]:
     """Join the other processes, if there are any, and yield the device of this one.
 
-    All but the first fall silent. Raises ApqError when a machine has fewer GPUs than processes,
-    and, with what to type `again`, when another process is lost.
+    All but the first fall silent, and of several that meet errors one tells its own. Raises
+    ApqError when a machine has fewer GPUs than processes, and, with what to type `again`, when
+    another process is lost.
     """
     if not launched():
         yield device
         return
     _end_with_parent()
+    store, number, n = next(dist.rendezvous("env://"))
     if device.type == "cuda":
-        device = _own_gpu()
+        with _told_once(store):
+            device = _own_gpu()
     # Small things about the run itself go between the CPUs: no GPU has to wait for them.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=n)
     if not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
     try:
-        yield device
-        dist.barrier()
-    except ApqError:
-        # What concerns all of them is told once: torchrun ends the others when the first ends.
-        if not is_first():
-            time.sleep(LET_FIRST_SPEAK_S)
+        with _told_once(store), _loss_explained(again):
+            yield device
+            dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _told_once(store: dist.Store) -> Iterator[None]:
+    """Let this process tell its error unless another has told one, which is the same or the cause.
+
+    `torchrun` keeps the store, which outlives the processes.
+    """
+    try:
+        yield
+    except (ApqError, OSError):
+        if _is_before_others(store):
+            # torchrun ends all as soon as one has ended, and this one has yet to speak.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        else:
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
         raise
+
+
+@contextmanager
+def _loss_explained(again: str) -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
         if "onnection" not in str(error):
             raise
         raise ApqError(
             f"another process of this run is lost; {again} goes on from the last save"
         ) from None
-    finally:
-        dist.destroy_process_group()
+
+
+def _is_before_others(store: dist.Store) -> bool:
+    try:
+        return store.add("errors told", 1) == 1
+    except RuntimeError:  # the store was the first process's and is gone with it
+        return True
 
 
 def _end_with_parent() -> None:

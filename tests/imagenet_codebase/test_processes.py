@@ -29,11 +29,17 @@ def run(what, folder):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What the same scenarios found in one process and in two."""
+def together(tmp_path_factory):
+    """A folder in which two processes worked as one, and one alone."""
     folder = tmp_path_factory.mktemp("pair")
     run("pair", folder)
-    return [torch.load(folder / name / "found.pt") for name in ("one", "two")]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(together):
+    """What the same scenarios found in one process and in two."""
+    return [torch.load(together / name / "found.pt") for name in ("one", "two")]
 
 
 def assert_same(value, other, tolerance=1e-4):
@@ -159,6 +165,11 @@ def test_eleven_images_are_counted_exactly_once(found):
 
 def test_a_mistake_of_the_first_process_is_told_by_all(found):
     assert found[1]["accuracies"]["told"] == ["a mistake of the first"] * 2
+
+
+def test_a_mistake_that_all_meet_is_told_by_one_that_lives_to_tell_it(together):
+    first, second = ((together / f"told-{number}.txt").read_text() for number in (0, 1))
+    assert (first, second) == ("", "a mistake of all\nand ended well\n")
 
 
 def test_work_is_dealt_out_and_its_results_are_told_to_all(found):

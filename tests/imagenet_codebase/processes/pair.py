@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import time
 from dataclasses import replace
 
 import torch
@@ -170,9 +172,27 @@ def scenarios(folder):
             torch.save(found, folder / "found.pt")
 
 
+def mistake(folder):
+    """Meet a mistake that the other process meets as well, the first one later; tell it."""
+    rank = int(os.environ["RANK"])
+    sys.stderr = open(folder / f"told-{rank}.txt", "w")  # noqa: SIM115 - until the process ends
+    try:
+        with distributed.group(CPU):
+            # It keeps what they know of each other, which torchrun does otherwise: it goes last.
+            while rank == 0 and not (folder / "told-1.txt").read_text():
+                time.sleep(0.01)
+            raise ApqError("a mistake of all")
+    except ApqError as error:
+        print(error, file=sys.stderr, flush=True)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGTERM)  # as torchrun may do before it has spoken
+        print("and ended well", file=sys.stderr, flush=True)
+
+
 def pair(folder):
     """Run the scenarios alone and in two processes."""
     for name in ("one", "two"):
         (folder / name).mkdir()
     alone = start_process(lambda: scenarios(folder / "one"))
     wait([alone, *start_two(lambda: scenarios(folder / "two"))])
+    wait(start_two(lambda: mistake(folder)))
