@@ -66,10 +66,11 @@ class Interruption:
 
 
 @contextmanager
-def deferred_interrupt() -> Iterator[Interruption]:
+def deferred_interrupt(told: bool = True) -> Iterator[Interruption]:
     """Turn the first Ctrl-C into a flag to look at between two steps; the second one interrupts.
 
-    A step is then never cut in two, so that what is saved is consistent.
+    A step is then never cut in two, so that what is saved is consistent. With `told`, the user is
+    told that it was heard.
     """
     interruption = Interruption()
 
@@ -77,7 +78,8 @@ def deferred_interrupt() -> Iterator[Interruption]:
         if interruption.requested:
             raise KeyboardInterrupt
         interruption.requested = True
-        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+        if told:
+            print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
 
     try:
         previous = signal.signal(signal.SIGINT, on_signal)

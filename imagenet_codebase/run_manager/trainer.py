@@ -193,7 +193,7 @@ class Trainer:
             self.states.lock.release()
 
     def _run(self) -> bool:
-        with deferred_interrupt() as interrupted:
+        with deferred_interrupt(distributed.is_first()) as interrupted:
             self._epoch_started = time.perf_counter()
             if not self.done:
                 self._begin()

@@ -105,7 +105,7 @@ def collect(
         # Pairs that a kill left in the log are new, too.
         if not is_full or lacks_noise or (n_noise and len(pairs) > len(before)):
             images = OwnImages(net, data, n_bn_images, n_val_images, batch_size, n_workers, seed)
-        interrupted = held.enter_context(deferred_interrupt())
+        interrupted = held.enter_context(deferred_interrupt(distributed.is_first()))
         finished = all(_fill(quota, pairs, images, log, interrupted) for quota in quotas)
         new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
         noise: dict[str, Any] = {}

@@ -32,7 +32,13 @@ def run(what, folder):
 def together(tmp_path_factory):
     """A folder in which two processes worked as one, and one alone."""
     folder = tmp_path_factory.mktemp("pair")
-    run("pair", folder)
+    told = run("pair", folder).stderr
+    # By the one that was alone: of two, the first one tells it, and the second one was pressed.
+    assert told.split("\n") == [
+        "",
+        "stopping after this step; press Ctrl-C again to stop at once",
+        "",
+    ]
     return folder
 
 
