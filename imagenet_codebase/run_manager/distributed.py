@@ -30,6 +30,8 @@ CPU = torch.device("cpu")
 # Items that a process works on before all wait for each other: dear ones and cheap ones even out.
 DEALT = 4
 LOOK_FOR_PARENT_S = 1.0
+TELLS_LOSS = "APQ_LAUNCHER_TELLS_LOSS"
+"""Variable of the environment that a launcher sets which tells when it has lost a process."""
 
 
 def launched() -> bool:
@@ -62,7 +64,7 @@ def group(device: torch.device, again: str = "the same command") -> Iterator[tor
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=number, world_size=n)
     if not is_first():
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+        _silence("stdout")
     try:
         with _told_once(store), _loss_explained(again):
             yield device
@@ -84,7 +86,7 @@ def _told_once(store: dist.Store) -> Iterator[None]:
             # torchrun ends all as soon as one has ended, and this one has yet to speak.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         else:
-            sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+            _silence("stderr")
         raise
 
 
@@ -95,6 +97,8 @@ def _loss_explained(again: str) -> Iterator[None]:
     except RuntimeError as error:
         if "onnection" not in str(error):
             raise
+        if TELLS_LOSS in os.environ:
+            _silence("stderr")
         raise ApqError(
             f"another process of this run is lost; {again} goes on from the last save"
         ) from None
@@ -105,6 +109,10 @@ def _is_before_others(store: dist.Store) -> bool:
         return store.add("errors told", 1) == 1
     except RuntimeError:  # the store was the first process's and is gone with it
         return True
+
+
+def _silence(stream: str) -> None:
+    setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
 
 
 def _end_with_parent() -> None:

@@ -12,7 +12,7 @@ import uuid
 import torch
 
 from apq.errors import ApqError
-from imagenet_codebase.run_manager.distributed import launched
+from imagenet_codebase.run_manager.distributed import TELLS_LOSS, launched
 
 SHUTDOWN_S = 600
 """How long processes have to stop: Ctrl-C waits for the end of a validation."""
@@ -36,6 +36,7 @@ def relaunch(n_processes: int | None, device: str, again: str = "the same comman
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.ERROR)
+    os.environ[TELLS_LOSS] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // n)))
     logs = tempfile.TemporaryDirectory(prefix="apq-")  # empty, and left behind otherwise
     config = LaunchConfig(
@@ -55,13 +56,13 @@ def relaunch(n_processes: int | None, device: str, again: str = "the same comman
     except SignalException as error:
         return 130 if error.sigval == signal.SIGINT else 128 + error.sigval
     except ChildFailedError as error:
-        number, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            raise ApqError(
-                f"process {number} of {n} was ended by signal {-failure.exitcode}; "
-                f"{again} goes on from the last save"
-            ) from None
-        return failure.exitcode
+        for number, failure in error.failures.items():
+            if failure.exitcode < 0:
+                raise ApqError(
+                    f"process {number} of {n} was ended by signal {-failure.exitcode}; "
+                    f"{again} goes on from the last save"
+                ) from None
+        return error.get_first_failure()[1].exitcode
     finally:
         logs.cleanup()
     return 0

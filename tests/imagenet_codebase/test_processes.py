@@ -178,6 +178,16 @@ def test_a_mistake_that_all_meet_is_told_by_one_that_lives_to_tell_it(together):
     assert (first, second) == ("", "a mistake of all\nand ended well\n")
 
 
+def test_a_lost_process_is_told_by_the_launcher_if_it_does_or_else_by_another(together):
+    alone, launched = (
+        (together / f"lost-{name}.txt").read_text() for name in ("alone", "launched")
+    )
+    assert (alone, launched) == (
+        "another process of this run is lost; the same command goes on from the last save\n",
+        "",
+    )
+
+
 def test_work_is_dealt_out_and_its_results_are_told_to_all(found):
     one, two = (each["accuracies"] for each in found)
     assert one["squares"] == two["squares"] == [(i, i * i) for i in range(11)]
@@ -233,12 +243,18 @@ def test_a_killed_process_is_told_with_what_to_type(monkeypatch):
     from torch.distributed.launcher import api
 
     def fail(*_):
-        failure = ProcessFailure(local_rank=1, pid=1, exitcode=-9, error_file="")
-        raise ChildFailedError("python", {1: failure})
+        # The one that is left may be seen to fail at the same time.
+        exits = {0: 2, 1: -9}
+        failures = {
+            rank: ProcessFailure(local_rank=rank, pid=1, exitcode=status, error_file="")
+            for rank, status in exits.items()
+        }
+        raise ChildFailedError("python", failures)
 
     monkeypatch.setattr(api, "elastic_launch", lambda *_: fail)
     monkeypatch.setattr(logging, "disable", lambda _: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(launch.TELLS_LOSS, "1")  # or what is set stays set
     told = "process 1 of 2 was ended by signal 9; the same, but slower goes on from the last save"
     with pytest.raises(ApqError, match=told):
         launch.relaunch(2, "cpu", "the same, but slower")

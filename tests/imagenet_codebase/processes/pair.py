@@ -189,6 +189,21 @@ def mistake(folder):
         print("and ended well", file=sys.stderr, flush=True)
 
 
+def lose(folder, told_by_launcher):
+    """Lose the second of two processes in the middle of their work; the first one tells it."""
+    if told_by_launcher:
+        os.environ[distributed.TELLS_LOSS] = "1"
+    told = folder / f"lost-{'launched' if told_by_launcher else 'alone'}.txt"
+    sys.stderr = told.open("w")
+    try:
+        with distributed.group(CPU, "the same command"):
+            if not distributed.is_first():
+                os._exit(0)
+            distributed.any_of(True)
+    except ApqError as error:
+        print(error, file=sys.stderr, flush=True)
+
+
 def pair(folder):
     """Run the scenarios alone and in two processes."""
     for name in ("one", "two"):
@@ -196,3 +211,5 @@ def pair(folder):
     alone = start_process(lambda: scenarios(folder / "one"))
     wait([alone, *start_two(lambda: scenarios(folder / "two"))])
     wait(start_two(lambda: mistake(folder)))
+    wait(start_two(lambda: lose(folder, told_by_launcher=False)))
+    wait(start_two(lambda: lose(folder, told_by_launcher=True)))
