@@ -96,6 +96,8 @@ def collect(
         "n_bn_images": n_bn_images,
         "own_images": True,  # once all subnets shared theirs
         "seed": seed,
+        "train_images": data.split("train").digest(),
+        "val_images": data.split("val").digest(),
     }
     with contextlib.ExitStack() as held:
         log, pairs, before, card = _open(path, measured_with, net.space, held)

@@ -20,6 +20,8 @@ from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
 
 NONE: Mapping[str, Any] = MappingProxyType({})
+OF_IMAGES = ("train_images", "val_images")
+"""Facts that tell one folder's images from another's; files of older versions lack them."""
 
 
 def read_pairs(path: str | Path, space: SearchSpace = PAPER_SPACE) -> dict[Subnet, float]:
@@ -131,6 +133,8 @@ class PairLog:
 
     def _check_facts(self, path: Path, known: dict[str, Any]) -> None:
         for name, value in self.facts.items():
+            if name not in known and name in OF_IMAGES:
+                continue
             if known.get(name) != value:
                 raise ApqError(
                     f"{path} was measured with {name} {known.get(name, 'unknown')}, not {value}: "

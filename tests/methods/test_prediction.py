@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from apq import ApqError
+from apq import ApqError, files
 from apq.provenance import card_path, read_card
 from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
@@ -26,7 +26,14 @@ from methods.prediction.collect import (
 )
 from methods.prediction.draws import draw_subnets
 from methods.prediction.fit import fit, learn, quality
-from methods.prediction.pairs import PairLog, as_arrays, read_pairs, split_pairs, write_pairs
+from methods.prediction.pairs import (
+    OF_IMAGES,
+    PairLog,
+    as_arrays,
+    read_pairs,
+    split_pairs,
+    write_pairs,
+)
 from methods.prediction.settings import FitSettings
 from methods.prediction.study import BY_TRANSFER, FROM_SCRATCH, run_study, summarize, write_study
 from utils.latency_predictor import LatencyPredictor
@@ -283,6 +290,13 @@ def test_pairs_of_another_supernet_are_never_mixed_in(net, toy_data, tmp_path):
     for supernet, seed in (("other", 5), ("toy", 6)):
         with pytest.raises(ApqError, match=r"pairs.json was measured with .*another --out"):
             collect(net, toy_data, path, [], {"supernet": supernet}, seed, n_bn_images=16)
+    val = replace(toy_data.val, indices=toy_data.val.indices[::-1])
+    reordered = replace(toy_data, val=val)
+    with pytest.raises(ApqError, match=r"pairs.json was measured with val_images \w+, not \w+:"):
+        gather(net, reordered, path)
+    older = {name: value for name, value in card.items() if name not in OF_IMAGES}
+    files.write_json(card_path(path), older)
+    assert gather(net, reordered, path)
     log = PairLog(tmp_path / "b.json", FACTS)
     log.add(largest(), 50.0)
     log.close()
