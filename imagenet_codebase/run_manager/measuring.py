@@ -97,6 +97,7 @@ def measure_on_test(
         for one in subnets:
             for name, subnet in by_bits({size: one}, (None, 8, 4)).items():
                 ready = ready_to_measure(net, subnet, statistics)
-                top1 = evaluate_split(ready, data, "test", n_workers=n_workers).top1
-                figures.setdefault(name, []).append(top1)
+                figures.setdefault(name, []).append(
+                    evaluate_split(ready, data, "test", n_workers=n_workers, description=name).top1
+                )
     return {name: float(np.mean(values)) for name, values in figures.items()}

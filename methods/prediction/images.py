@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from apq.progress import Counter
 from apq.space import SearchSpace
 from apq.subnet import Subnet
 from elastic_nn.networks import OnceForAllNet
@@ -108,8 +109,14 @@ class OwnImages:
                 images = self._val.batches(everything, self._batch_size, self._device)
             return which_right(ready, images).numpy()
 
-        rows = distributed.each(references(self._net.space, self._seed), right)
-        return np.array([row for _, row in rows])
+        subnets = references(self._net.space, self._seed)
+        bar = Counter("reference subnets" if distributed.is_first() else "", len(subnets))
+        rows = []
+        for _, row in distributed.each(subnets, right):
+            rows.append(row)
+            bar.step()
+        bar.close()
+        return np.array(rows)
 
 
 def sampling_noise(right: np.ndarray) -> float:

@@ -113,6 +113,9 @@ class Bench(ABC):
             return Outcome(**earlier)
         working = Experiment(self.folder / name)
         outcome = self._measure(subnet, working)
+        if outcome:
+            top1 = f"val_top1 {outcome.val_top1:.2%}, test_top1 {outcome.test_top1:.2%}"
+            print(f"{name}: {top1}", flush=True)
         if outcome and distributed.is_first():
             if lacks_weights():
                 shutil.move(working.checkpoint_dir, experiment.checkpoint_dir)
@@ -137,8 +140,9 @@ class Bench(ABC):
         """Batches of training images, for batch statistics."""
         return bn_batches(self.data, N_BN_IMAGES, BATCH_SIZE, self.device, n_workers=self.n_workers)
 
-    def _top1(self, net: nn.Module, split: str) -> float:
-        return evaluate_split(net, self.data, split, BATCH_SIZE, self.n_workers).top1
+    def _top1(self, net: nn.Module, split: str, name: str) -> float:
+        description = f"{name}, {split} images"
+        return evaluate_split(net, self.data, split, BATCH_SIZE, self.n_workers, description).top1
 
 
 def _is_share_or_none(value: Any) -> bool:
@@ -150,7 +154,7 @@ class DirectBench(Bench):
 
     def _measure(self, subnet: Subnet, working: Experiment) -> Outcome:
         net = self._direct(subnet)
-        val, test = (self._top1(net, split) for split in ("val", "test"))
+        val, test = (self._top1(net, split, working.dir.name) for split in ("val", "test"))
         return Outcome(direct_top1=val, val_top1=val, test_top1=test)
 
 
@@ -175,9 +179,12 @@ class FinetuningBench(Bench):
     def _measure(self, subnet: Subnet, working: Experiment) -> Outcome | None:
         arch = subnet.to_json() + "\n"
         distributed.from_first(lambda: files.write_text(working.dir / "arch", arch))
-        direct = self._top1(self._direct(subnet), "val") if self.with_direct else None
+        direct = None
+        if self.with_direct:
+            direct = self._top1(self._direct(subnet), "val", working.dir.name)
         result = finetune(working, self.supernet, self.data, self.settings, self.device)
         if not result.finished:
             return None
-        test = self._top1(fold(load_trained(working).net.to(self.device)), "test")
+        net = fold(load_trained(working).net.to(self.device))
+        test = self._top1(net, "test", working.dir.name)
         return Outcome(direct_top1=direct, val_top1=result.best_top1, test_top1=test)
