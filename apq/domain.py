@@ -210,7 +210,7 @@ class Domain:
         return np.concatenate(masks)
 
     def extreme(self, costs: np.ndarray, sign: int) -> np.ndarray:
-        """Return the genes (1, n_genes) of the cheapest subnet (sign 1), or of the dearest (-1).
+        """Return the genes (1, n_genes) of the cheapest subnet (sign 1) or the most expensive (-1).
 
         `costs` are those of the options, (n_options,), not finite where one cannot be had; errors
         as in `least`.

@@ -186,7 +186,7 @@ class SearchSpace:
         return self.make_legal(rng, genes)
 
     def sample_spread(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Draw N legal subnets that reach from the cheap end of the space to the dear one.
+        """Draw N legal subnets that reach from the cheap end of the space to the expensive one.
 
         Uniform draws crowd in the middle of the budget axis. Here each subnet leans its own way,
         in architecture and in bits, between the first choices and the last. Shape (N, n_genes).

@@ -29,7 +29,7 @@ LOG = Path("benchmarks/search_modes.jsonl")
 PAGE, PLOT = Path("docs/search-quality.md"), Path("docs/search-quality.png")
 BEGIN, END = "<!-- search_modes: begin -->", "<!-- search_modes: end -->"
 TIMES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-# Budgets lie between these shares of the way from the cheapest subnet to the dearest.
+# Budgets lie between these shares of the way from the cheapest subnet to the most expensive.
 SHARES = (0.02, 0.6)
 NO_LIMIT = {"evolution": {"generations": 10**9}, "guided": {"evaluations": 10**12}}
 LONG_SEED = 1000
@@ -88,7 +88,9 @@ def run(args: argparse.Namespace) -> None:
             continue
         predictor, cost = predictors[task["predictor"]], costs[task["type"]]
         limits = (Limit(cost, task["budget"]),)
-        problem = SearchProblem(cost.space, predictor.predict, limits, slope_fn=predictor.slopes)
+        problem = SearchProblem(
+            cost.space, predictor.predict, limits, gradient_fn=predictor.gradients
+        )
         mode = MODES[task["mode"]]
         settings = mode.settings(seed=task["seed"], **NO_LIMIT[task["mode"]])
         is_long = task["seed"] == LONG_SEED

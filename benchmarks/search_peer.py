@@ -125,7 +125,9 @@ def main() -> None:
     torch.set_num_threads(1)
     predictor, latency = by_name(args.predictor), LatencyPredictor("latency")
     limits = (Limit(latency, args.constraint),)
-    problem = SearchProblem(latency.space, predictor.predict, limits, slope_fn=predictor.slopes)
+    problem = SearchProblem(
+        latency.space, predictor.predict, limits, gradient_fn=predictor.gradients
+    )
     contestants: dict[str, tuple[Callable, str]] = {
         "pymoo mixed-variable GA": (run_pymoo, "mixed-variable GA"),
         "pymoo NSGA-II": (run_pymoo, "NSGA-II"),

@@ -19,9 +19,9 @@ from methods import dual
 ScoreFn = Callable[[np.ndarray], np.ndarray]
 """Genes (N, n_genes) to predicted accuracies (N,)."""
 
-SlopeFn = Callable[[np.ndarray], np.ndarray]
-"""Genes (N, n_genes) to the score's slopes (N, n_features), in the order of the one-hot features:
-all choices of all genes of the blocks."""
+GradientFn = Callable[[np.ndarray], np.ndarray]
+"""Genes (N, n_genes) to the score's gradients (N, n_features), in the order of the one-hot
+features: all choices of all genes of the blocks."""
 
 # How often one limit is raised in search of what the others leave it, for an error's text.
 LIFTS = 20
@@ -66,7 +66,7 @@ class SearchProblem:
     """A score to maximise over a domain, within limits; every engine solves one of these.
 
     `score_fn` takes genes (N, n_genes) and returns (N,) numbers, the higher the better;
-    `slope_fn` tells how they change, for the engines that ask. Raises ApqError when there is no
+    `gradient_fn` tells how they change, for the engines that ask. Raises ApqError when there is no
     limit, or one of another space.
     """
 
@@ -76,11 +76,11 @@ class SearchProblem:
         score_fn: ScoreFn,
         limits: tuple[Limit, ...],
         domain: Domain | None = None,
-        slope_fn: SlopeFn | None = None,
+        gradient_fn: GradientFn | None = None,
     ) -> None:
         self.space = space
         self.score_fn = score_fn
-        self.slope_fn = slope_fn
+        self.gradient_fn = gradient_fn
         self.limits = tuple(limits)
         self.domain = Domain.whole(space) if domain is None else domain
         if not self.limits:
@@ -104,11 +104,13 @@ class SearchProblem:
             raise ApqError("the accuracy predictor returned a number that is not finite")
         return scores
 
-    def slopes(self, genes: np.ndarray) -> np.ndarray:
-        """Return the score's slopes (N, n_features); raises ApqError when they are not known."""
-        if self.slope_fn is None:
-            raise ApqError("this mode needs a predictor that knows its slopes; use another --mode")
-        return self.slope_fn(genes)
+    def gradients(self, genes: np.ndarray) -> np.ndarray:
+        """Return the score's gradients (N, n_features); raises ApqError when they are not known."""
+        if self.gradient_fn is None:
+            raise ApqError(
+                "this mode needs a predictor that knows its gradients; use another --mode"
+            )
+        return self.gradient_fn(genes)
 
     def costs(self, genes: np.ndarray) -> np.ndarray:
         """Return costs, float64 (N, n_limits) in the limits' units; infinite if it cannot run."""
@@ -205,7 +207,7 @@ class SearchProblem:
     def notes(self) -> list[str]:
         """Return a sentence for each limit that binds nothing within the domain."""
         return [
-            f"the {limit} binds nothing: the dearest subnet{self._of_domain} costs "
+            f"the {limit} binds nothing: the most expensive subnet{self._of_domain} costs "
             f"{round_up(most)} {limit.cost.unit}"
             for limit, most in zip(self.limits, self.maxima, strict=True)
             if limit.maximum >= most

@@ -110,13 +110,13 @@ class AccuracyPredictor(nn.Module):
                 accuracy[part] = self._forward_positions(arch, bits).cpu().numpy()
         return accuracy
 
-    def slopes(self, subnets: np.ndarray | Sequence[Subnet]) -> np.ndarray:
+    def gradients(self, subnets: np.ndarray | Sequence[Subnet]) -> np.ndarray:
         """Return how the accuracy changes with each feature, float32 (N, n_features).
 
         To first order, setting a gene to another choice changes the accuracy by the difference
-        of the two choices' slopes. Raises ApqError as `predict`.
+        of the two choices' gradients. Raises ApqError as `predict`.
         """
-        return slopes_of(self, as_genes(self.space, subnets))
+        return gradients_of(self, as_genes(self.space, subnets))
 
     # ---- files ----
 
@@ -160,12 +160,12 @@ class AccuracyPredictor(nn.Module):
         card_path(path).unlink(missing_ok=True)  # it would describe other weights
 
 
-def slopes_of(predictor: nn.Module, genes: np.ndarray) -> np.ndarray:
+def gradients_of(predictor: nn.Module, genes: np.ndarray) -> np.ndarray:
     """Return a predictor's gradient with respect to the features, float32 (N, n_features)."""
     device = next(predictor.parameters()).device
     features = torch.from_numpy(predictor.converter.features(genes)).to(device).requires_grad_()
-    (slopes,) = torch.autograd.grad(predictor(features).sum(), features)
-    return slopes.cpu().numpy()
+    (gradients,) = torch.autograd.grad(predictor(features).sum(), features)
+    return gradients.cpu().numpy()
 
 
 def find_weights(path: Path, name: str) -> Path:

@@ -24,7 +24,7 @@ from utils.accuracy_predictor import (
     QUANTIZED_NAME,
     AccuracyPredictor,
     find_weights,
-    slopes_of,
+    gradients_of,
 )
 from utils.converter import Converter
 
@@ -75,9 +75,9 @@ class PredictorEnsemble(nn.Module):
         mean, spread = self.mean_and_spread(subnets)
         return mean - self.risk * spread
 
-    def slopes(self, subnets: np.ndarray | Sequence[Subnet]) -> np.ndarray:
+    def gradients(self, subnets: np.ndarray | Sequence[Subnet]) -> np.ndarray:
         """Return how the lower bound changes with each feature, float32 (N, n_features)."""
-        return slopes_of(self, as_genes(self.space, subnets))
+        return gradients_of(self, as_genes(self.space, subnets))
 
     def spread(self, subnets: np.ndarray | Sequence[Subnet]) -> np.ndarray:
         """Return how far the members disagree: their standard deviation, float64 (N,)."""

@@ -136,7 +136,7 @@ class LatencyPredictor:
         return self._extreme(sign=1)
 
     def maximum(self) -> tuple[float, Subnet]:
-        """Return the cost of the dearest subnet of the space, and that subnet; exact."""
+        """Return the cost of the most expensive subnet of the space, and that subnet; exact."""
         return self._extreme(sign=-1)
 
     # ---- the cost of every option of every block ----

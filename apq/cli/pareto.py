@@ -50,7 +50,7 @@ def make_parser(prog: str) -> cli.Parser:
         "--from", dest="low", type=listed, metavar="MIN", help="default: the cheapest subnet's"
     )
     parser.add_argument(
-        "--to", dest="high", type=listed, metavar="MAX", help="default: the dearest subnet's"
+        "--to", dest="high", type=listed, metavar="MAX", help="default: the most expensive subnet's"
     )
     parser.add_argument(
         "--points",
@@ -111,7 +111,7 @@ def _points(args: argparse.Namespace) -> list[Point]:
     for combination in pareto.grid(budgets):
         maxima = {**combination, **fixed}
         limits = tuple(Limit(costs[type_], maximum) for type_, maximum in maxima.items())
-        problem = SearchProblem(domain.space, accuracy.predict, limits, domain, accuracy.slopes)
+        problem = SearchProblem(domain.space, accuracy.predict, limits, domain, accuracy.gradients)
         job = searching.Job(
             name="-".join([args.exp_name, *map(_plain, combination.values())]),
             mode=args.mode,

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     costs = search_flags.cost_models(args)
     accuracy = search_flags.predictor_of(args, domain)
     limits = tuple(Limit(costs[type_], maximum) for type_, maximum in maxima.items())
-    problem = SearchProblem(domain.space, accuracy.predict, limits, domain, accuracy.slopes)
+    problem = SearchProblem(domain.space, accuracy.predict, limits, domain, accuracy.gradients)
     problem.check()
     for note in problem.notes():
         cli.warn(note)

@@ -27,7 +27,7 @@ from imagenet_codebase.data_providers import Shard
 T = TypeVar("T")
 
 CPU = torch.device("cpu")
-# Items that a process works on before all wait for each other: dear ones and cheap ones even out.
+# Items that a process works on before all wait for each other: cheap and expensive ones even out.
 DEALT = 4
 LOOK_FOR_PARENT_S = 1.0
 TELLS_LOSS = "APQ_LAUNCHER_TELLS_LOSS"

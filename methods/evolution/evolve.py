@@ -29,7 +29,7 @@ def search(
     """Find the most accurate subnet of a problem.
 
     `start` are feasible subnets' genes (N, n_genes) to put into the first generation: what is
-    found is at least as good. Where random subnets are too dear, they are moved towards the
+    found is at least as good. Where random subnets are too expensive, they are moved towards the
     problem's cheapest. `on_progress` is called after each generation. Ctrl-C after the first one
     returns the best so far. Raises ApqError when no subnet is feasible, or an accuracy not finite.
     """

@@ -1,4 +1,4 @@
-"""Guided search: along the predictor's slopes, with exact costs; the strongest mode."""
+"""Guided search: along the predictor's gradients, with exact costs; the strongest mode."""
 
 from methods.guided.search import search
 from methods.guided.settings import GuidedSettings

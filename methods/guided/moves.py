@@ -1,4 +1,4 @@
-"""All changes of one gene at once: what each would gain, by the slopes, and exactly cost."""
+"""All changes of one gene at once: what each would gain, by the gradients, and exactly cost."""
 
 from __future__ import annotations
 
@@ -68,25 +68,25 @@ class Moves:
         self._gene_features = Converter(space).starts
         self._first_feature = self._gene_features[self.genes - space.n_stages]
         blocks = np.arange(space.n_blocks)[:, None]
-        # An idle block may stand on an option that cannot run: dear to wake, but inf - inf is NaN.
+        # An idle block's option may be one that cannot run: costly to wake, but inf - inf is NaN.
         costs = problem.option_costs
-        dearest = np.where(np.isfinite(costs), costs, 0).max(axis=1, keepdims=True)
-        self._finite_costs = np.where(np.isfinite(costs), costs, 10 * dearest)
+        most_expensive = np.where(np.isfinite(costs), costs, 0).max(axis=1, keepdims=True)
+        self._finite_costs = np.where(np.isfinite(costs), costs, 10 * most_expensive)
         self._strides = problem.options.strides[self.genes, blocks].astype(int)
 
     def prospects(self, genes: np.ndarray) -> Prospects:
         """Return what every change would do to subnets (E, n_genes)."""
         problem, space = self.problem, self.problem.space
-        slopes = problem.slopes(genes)
+        gradients = problem.gradients(genes)
         current = genes[:, self.genes]
-        at_current = slopes[np.arange(len(genes))[:, None, None], self._first_feature + current]
-        gains = slopes[:, self._first_feature + self.choices * self._real] - at_current
+        at_current = gradients[np.arange(len(genes))[:, None, None], self._first_feature + current]
+        gains = gradients[:, self._first_feature + self.choices * self._real] - at_current
         gains[(self.choices == current) | ~self._real] = -np.inf
         numbers = problem.options.numbers_if_active(genes)
         changed = numbers[:, :, None] + (self.choices - current) * self._strides * self._real
         block_costs = self._finite_costs[:, numbers]
         costs = problem.option_costs[:, changed] - block_costs[..., None]
-        own = slopes[
+        own = gradients[
             np.arange(len(genes))[:, None], self._gene_features + genes[:, space.n_stages :]
         ]
         values = own.reshape(len(genes), len(BLOCK_FIELDS), space.n_blocks).sum(axis=1)

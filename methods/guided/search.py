@@ -1,6 +1,6 @@
-"""Guided search: descents along the predictor's slopes, with exact costs, begun again and again.
+"""Guided search: descents along the predictor's gradients, with exact costs, begun again and again.
 
-The predictor is a small smooth network, and the costs add up over blocks. So the slopes at a
+The predictor is a small smooth network, and the costs add up over blocks. So the gradients at a
 subnet tell, to first order, what each change of one gene gains, and the tables what it costs. A
 child takes in every block the change with the best gain, less a price for each cost and a toll on
 any change. Price, toll and what may change at all are drawn anew for every child, so that a
@@ -47,7 +47,7 @@ def search(
     on_progress: ProgressFn | None = None,
     start: np.ndarray | None = None,
 ) -> SearchResult:
-    """Find the most accurate subnet of a problem, which must know its slopes.
+    """Find the most accurate subnet of a problem, which must know its gradients.
 
     `start` are feasible subnets' genes (N, n_genes) to begin from: what is found is at least as
     good. `on_progress` is called after each step. Ctrl-C after the first one returns the best so

@@ -13,7 +13,7 @@ class GuidedSettings(SearchSettings):
 
     evaluations: int = 50_100
     """Ends after the first step that has evaluated so many subnets; the default is as many as
-    evolution's. A slope counts like an evaluation. 0 for no limit: then `seconds` or `patience`
+    evolution's. A gradient counts like an evaluation. 0 for no limit: then `seconds` or `patience`
     has to end the search."""
     elites: int = 8
     """Subnets that the first descent keeps and changes; every fresh one keeps twice as many as

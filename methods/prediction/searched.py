@@ -25,8 +25,8 @@ from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
 
 TYPES = ("latency", "energy")
-# Where between the cheapest subnet and the dearest, on a logarithmic scale, budgets are drawn:
-# next to the ends there are few subnets.
+# Where between the cheapest subnet and the most expensive, on a logarithmic scale, budgets are
+# drawn: next to the ends there are few subnets.
 SHARES = (0.02, 0.8)
 EVALUATIONS = 4_000
 
@@ -71,7 +71,7 @@ def searched_subnets(
         low, high = ends[number % len(costs)]
         maximum = math.exp(low + rng.uniform(*SHARES) * (high - low))
         limit = Limit(costs[number % len(costs)], maximum)
-        problem = SearchProblem(space, predictor.predict, (limit,), slope_fn=predictor.slopes)
+        problem = SearchProblem(space, predictor.predict, (limit,), gradient_fn=predictor.gradients)
         settings = guided.GuidedSettings(evaluations=EVALUATIONS, seed=int(rng.integers(2**31)))
         result = guided.search(problem, settings)
         if result.interrupted:

@@ -65,8 +65,8 @@ def random_subnets(
 ) -> list[Subnet]:
     """Draw n distinct quantized subnets that cost `maximum` or up to 2 % less.
 
-    Half the draws are uniform, half lean to the cheap or the dear end, where uniform ones never
-    come. Raises ApqError when they hardly ever cost that.
+    Half the draws are uniform, half lean to the cheap or the expensive end, where uniform ones
+    never come. Raises ApqError when they hardly ever cost that.
     """
     rng = np.random.default_rng(seed)
     n_draws = DRAWS if maximum >= cost.minimum()[0] else 0
@@ -83,7 +83,7 @@ def random_subnets(
             return space.decode(np.stack(list(found.values())[:n]))
     raise ApqError(
         f"random subnets hardly ever cost about {maximum:g} {cost.unit}: choose a budget further "
-        f"from the cheapest and the dearest subnet"
+        f"from the cheapest and the most expensive subnet"
     )
 
 

@@ -215,10 +215,10 @@ def test_an_existing_experiment_is_refused_before_the_search(home, call):
     assert (home / "exps" / "found" / "arch").read_text() != before
 
 
-def test_a_constraint_above_the_dearest_is_said_to_bind_nothing(home, call):
+def test_a_constraint_above_the_most_expensive_is_said_to_bind_nothing(home, call):
     status, _, err = call("search", *search_flags(constraint=100))
     assert status == 0
-    assert "binds nothing: the dearest subnet costs 46.792338 ms" in err
+    assert "binds nothing: the most expensive subnet costs 46.792338 ms" in err
 
 
 def test_energy_and_another_image_size(home, call):

@@ -345,7 +345,7 @@ def test_risk_ranks_by_a_lower_bound(home, call, ensemble):
     assert bounds == sorted(bounds, reverse=True)
 
 
-def test_guided_search_follows_an_ensembles_slopes(home, call, ensemble):
+def test_guided_search_follows_an_ensembles_gradients(home, call, ensemble):
     flags = ("search", "--constraint=9", "--mode=guided", "--evaluations=3000", "--risk=1")
     assert call(*flags, "--exp_name=found")[0] == 0
     bound = PredictorEnsemble(ensemble).predict(PAPER_SPACE.sample(np.random.default_rng(0), 3000))

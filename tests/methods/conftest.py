@@ -55,7 +55,7 @@ class RandomCost:
 
 
 def additive_values(problem: SearchProblem, rng: np.random.Generator) -> tuple:
-    """Return a random additive score, its slopes, and its value for every option."""
+    """Return a random additive score, its gradients, and its value for every option."""
     space = problem.space
     n_features = int(space.gene_sizes[space.n_stages :].sum())
     weights = rng.random(n_features) / (6 * space.n_blocks)
@@ -65,7 +65,7 @@ def additive_values(problem: SearchProblem, rng: np.random.Generator) -> tuple:
         active = np.tile(space.active(genes), 6)
         return (weights[genes[:, space.n_stages :] + starts] * active).sum(axis=1)
 
-    def slopes(genes: np.ndarray) -> np.ndarray:
+    def gradients(genes: np.ndarray) -> np.ndarray:
         return np.tile(weights, (len(genes), 1))
 
     values = np.concatenate(
@@ -79,12 +79,12 @@ def additive_values(problem: SearchProblem, rng: np.random.Generator) -> tuple:
             for b, shape in enumerate(problem.options.shapes)
         ]
     )
-    return score, slopes, values
+    return score, gradients, values
 
 
 @pytest.fixture(scope="session", name="additive_values")
 def additive_values_fixture() -> Callable[..., tuple]:
-    """The function that makes a score of which slopes and options' values are known."""
+    """The function that makes a score of which gradients and options' values are known."""
     return additive_values
 
 

@@ -16,8 +16,8 @@ def problem(toy_space, random_cost, additive_values):
     """A score and a cost of the toy space that add up, so that every move's effect is exact."""
     rng = np.random.default_rng(0)
     limits = (Limit(random_cost(toy_space, rng), 10.0),)
-    score, slopes, _ = additive_values(SearchProblem(toy_space, len, limits), rng)
-    return SearchProblem(toy_space, score, limits, slope_fn=slopes)
+    score, gradients, _ = additive_values(SearchProblem(toy_space, len, limits), rng)
+    return SearchProblem(toy_space, score, limits, gradient_fn=gradients)
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def test_golden_run(latency, additive_values) -> None:
     # To be blessed anew only for a change on purpose.
     limits = (Limit(latency, 11.0),)
     rng = np.random.default_rng(0)
-    score, slopes, _ = additive_values(SearchProblem(PAPER_SPACE, len, limits), rng)
-    problem = SearchProblem(PAPER_SPACE, score, limits, slope_fn=slopes)
+    score, gradients, _ = additive_values(SearchProblem(PAPER_SPACE, len, limits), rng)
+    problem = SearchProblem(PAPER_SPACE, score, limits, gradient_fn=gradients)
     result = search(problem, GuidedSettings(evaluations=2000))
     assert result.accuracy == pytest.approx(0.784089138111, abs=1e-9)
     assert result.costs[0] == pytest.approx(10.7041, abs=1e-9)

@@ -56,7 +56,7 @@ def problem(
 ) -> tuple[SearchProblem, list[np.ndarray], np.ndarray]:
     """An additive problem under 11 ms, the batches it was asked for, and its options' scores."""
     bare = SearchProblem(PAPER_SPACE, len, (Limit(latency, 11.0),))
-    score, slopes, values = additive_values(bare, np.random.default_rng(3))
+    score, gradients, values = additive_values(bare, np.random.default_rng(3))
     seen: list[np.ndarray] = []
 
     def remembered(genes: np.ndarray) -> np.ndarray:
@@ -64,7 +64,7 @@ def problem(
         return score(genes)
 
     return (
-        SearchProblem(PAPER_SPACE, remembered, (Limit(latency, 11.0),), slope_fn=slopes),
+        SearchProblem(PAPER_SPACE, remembered, (Limit(latency, 11.0),), gradient_fn=gradients),
         seen,
         values,
     )
@@ -124,11 +124,11 @@ def test_the_optimum_of_a_small_space_is_found(
     rng = np.random.default_rng(seed)
     cost = random_cost(toy_space, rng)
     bare = SearchProblem(toy_space, len, (Limit(cost, 10.0),))
-    score, slopes, values = additive_values(bare, rng)
+    score, gradients, values = additive_values(bare, rng)
     costs, scores = bare.costs(toy_genes)[:, 0], score(toy_genes)
     for share in (0.02, 0.2, 0.6):
         limit = Limit(cost, float(np.quantile(costs, share)))
-        problem = SearchProblem(toy_space, score, (limit,), slope_fn=slopes)
+        problem = SearchProblem(toy_space, score, (limit,), gradient_fn=gradients)
         exact = scores[costs <= limit.maximum].max()
         longer = {"evolution": {"generations": 150}, "guided": {"evaluations": 15_000}}[mode]
         assert run(mode, problem, seed=seed, **longer).accuracy == pytest.approx(exact, abs=1e-12)
@@ -152,10 +152,14 @@ def test_a_start_is_never_lost(mode: str, problem) -> None:
     short = {"evolution": {"generations": 1}, "guided": {"evaluations": 1}}[mode]
     for budget in (11.0, 12.0, 40.0):  # what keeps a tight limit keeps a looser one
         limit = Limit(problem.limits[0].cost, budget)
-        looser = SearchProblem(PAPER_SPACE, problem.score_fn, (limit,), slope_fn=problem.slope_fn)
+        looser = SearchProblem(
+            PAPER_SPACE, problem.score_fn, (limit,), gradient_fn=problem.gradient_fn
+        )
         assert run(mode, looser, start=good.genes, **short).accuracy >= good.accuracy
     tighter = Limit(problem.limits[0].cost, good.costs[0] * 0.99)
-    tight = SearchProblem(PAPER_SPACE, problem.score_fn, (tighter,), slope_fn=problem.slope_fn)
+    tight = SearchProblem(
+        PAPER_SPACE, problem.score_fn, (tighter,), gradient_fn=problem.gradient_fn
+    )
     with pytest.raises(ApqError, match="does not keep the constraints"):
         run(mode, tight, start=good.genes)
 
@@ -170,7 +174,7 @@ def test_the_search_stays_in_its_domain(mode: str, problem) -> None:
     domain = domain.fix([0, 2], kept[0, [0, 2]])
     seen.clear()
     part = SearchProblem(
-        PAPER_SPACE, problem.score_fn, problem.limits, domain, slope_fn=problem.slope_fn
+        PAPER_SPACE, problem.score_fn, problem.limits, domain, gradient_fn=problem.gradient_fn
     )
     assert run(mode, part, seed=2).accuracy > 0
     assert domain.contains(np.concatenate(seen)).all()
@@ -186,7 +190,7 @@ def test_next_to_nothing_to_choose_from_is_enough(mode: str, n_free: int, proble
     columns = np.arange(PAPER_SPACE.n_genes)[n_free:]
     domain = Domain.whole(PAPER_SPACE).fix(columns, kept[0, columns])
     part = SearchProblem(
-        PAPER_SPACE, problem.score_fn, problem.limits, domain, slope_fn=problem.slope_fn
+        PAPER_SPACE, problem.score_fn, problem.limits, domain, gradient_fn=problem.gradient_fn
     )
     seen.clear()
     with np.errstate(all="raise"):
@@ -201,7 +205,7 @@ def test_two_limits_hold_together(mode: str, problem, latency) -> None:
     energy = LatencyPredictor("energy")
     limits = (Limit(latency, 11.0), Limit(energy, 11.5))
     seen.clear()
-    both = SearchProblem(PAPER_SPACE, problem.score_fn, limits, slope_fn=problem.slope_fn)
+    both = SearchProblem(PAPER_SPACE, problem.score_fn, limits, gradient_fn=problem.gradient_fn)
     result = run(mode, both)
     genes = np.concatenate(seen)
     assert (energy.predict(genes) <= 11.5).all()
@@ -213,7 +217,7 @@ def test_two_limits_hold_together(mode: str, problem, latency) -> None:
 def test_the_exact_minimum_returns_the_cheapest(mode: str, problem, latency) -> None:
     problem, _, _ = problem
     limits = (Limit(latency, latency.minimum()[0]),)
-    tight = SearchProblem(PAPER_SPACE, problem.score_fn, limits, slope_fn=problem.slope_fn)
+    tight = SearchProblem(PAPER_SPACE, problem.score_fn, limits, gradient_fn=problem.gradient_fn)
     result = run(mode, tight)
     assert result.costs[0] == latency.minimum()[0]
     assert 1 <= len(result.candidates.genes) <= 10
@@ -240,13 +244,16 @@ def test_ctrl_c_patience_and_time_keep_the_best_so_far(mode: str, problem) -> No
     assert (len(timed.history), timed.interrupted) == (1, False)
     endless = {"evolution": {"generations": 10**6}, "guided": {"evaluations": 0}}[mode]
     flat = SearchProblem(
-        PAPER_SPACE, lambda genes: np.zeros(len(genes)), problem.limits, slope_fn=problem.slope_fn
+        PAPER_SPACE,
+        lambda genes: np.zeros(len(genes)),
+        problem.limits,
+        gradient_fn=problem.gradient_fn,
     )
     assert len(run(mode, flat, patience=7, **endless).history) == 8
 
 
-def test_a_score_without_slopes_is_refused_by_guided(bounded, additive) -> None:
-    with pytest.raises(ApqError, match="needs a predictor that knows its slopes"):
+def test_a_score_without_gradients_is_refused_by_guided(bounded, additive) -> None:
+    with pytest.raises(ApqError, match="needs a predictor that knows its gradients"):
         run("guided", bounded(11.0, additive(PAPER_SPACE)))
 
 
@@ -257,7 +264,7 @@ def test_options_that_cannot_run_are_neither_found_nor_counted_with(mode, proble
     lacking = np.random.default_rng(0).random(latency.option_costs.shape) < 0.3
     cost._padded_costs = np.append(np.where(lacking, np.inf, latency.option_costs), 0.0)
     limits = (Limit(cost, 11.0),)
-    short = SearchProblem(PAPER_SPACE, asked.score_fn, limits, slope_fn=asked.slope_fn)
+    short = SearchProblem(PAPER_SPACE, asked.score_fn, limits, gradient_fn=asked.gradient_fn)
     with np.errstate(all="raise", under="ignore"):
         result = run(mode, short)
     numbers = short.options.numbers(result.genes)[0]

@@ -84,7 +84,7 @@ def test_what_is_adopted_adds_a_step_and_no_network_twice(problem):
 def test_efficient_by_hand():
     scores = [0.9, 0.8, 0.9, 0.7, 0.9]
     costs = np.array([[5, 5], [4, 6], [6, 5], [6, 7], [5, 5]])
-    # The third is dearer than the first, the fourth worse in everything, the fifth its copy.
+    # The third costs more than the first, the fourth worse in everything, the fifth its copy.
     assert pareto.efficient(scores, costs).tolist() == [True, True, False, False, False]
 
 

@@ -384,7 +384,7 @@ def test_where_all_are_alike_there_is_no_rank():
 
 
 def test_bands_compare_subnets_of_about_the_same_cost():
-    # Within each half of the cost all is in order; the dearer half is predicted far too low.
+    # Within each half of the cost all is in order; the costlier half is predicted far too low.
     measured = np.concatenate([np.linspace(0.1, 0.2, 40), np.linspace(0.5, 0.6, 40)])
     predicted = np.concatenate([measured[:40], measured[40:] - 0.45])
     cost = np.repeat([1.0, 2.0], 40)

@@ -99,7 +99,10 @@ def test_the_minimum_a_message_names_is_accepted() -> None:
 
 def test_a_constraint_above_the_maximum_is_noted(bounded) -> None:
     assert bounded(46.0, zero).notes() == []
-    assert "binds nothing: the dearest subnet costs 46.792338 ms" in bounded(47, zero).notes()[0]
+    assert (
+        "binds nothing: the most expensive subnet costs 46.792338 ms"
+        in bounded(47, zero).notes()[0]
+    )
 
 
 def test_unusable_problems_are_refused(latency, toy_space, random_cost, bounded) -> None:

@@ -41,8 +41,8 @@ def test_searches_find_better_subnets_than_random_ones_that_cost_more(predictor,
     random = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 400))
     costs, predicted = latency.predict(random), predictor.predict(random)
     for subnet in found[::2]:  # those under a latency budget
-        dearer = predicted[costs >= latency.predict([subnet])[0]]
-        assert predictor.predict([subnet])[0] > np.quantile(dearer, 0.9)
+        costlier = predicted[costs >= latency.predict([subnet])[0]]
+        assert predictor.predict([subnet])[0] > np.quantile(costlier, 0.9)
 
 
 def test_searches_go_on_by_their_number(predictor, found):

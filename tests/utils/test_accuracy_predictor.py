@@ -229,12 +229,12 @@ def test_positions_are_where_the_features_are_one() -> None:
         assert (a == 520).sum() * 2 == (b == 252).sum()
 
 
-def test_slopes_are_those_of_finite_differences() -> None:
+def test_gradients_are_those_of_finite_differences() -> None:
     torch.manual_seed(0)
     predictor = AccuracyPredictor().eval()
     genes = PAPER_SPACE.sample(np.random.default_rng(0), 2)
-    slopes = predictor.slopes(genes)
-    assert slopes.shape == (2, 772)
+    gradients = predictor.gradients(genes)
+    assert gradients.shape == (2, 772)
     predictor.double()
     features = torch.from_numpy(predictor.converter.features(genes)).double()
     with torch.no_grad():
@@ -242,4 +242,4 @@ def test_slopes_are_those_of_finite_differences() -> None:
             step = torch.zeros(772, dtype=torch.float64)
             step[i] = 1e-6
             rise = (predictor(features + step) - predictor(features - step)) / 2e-6
-            np.testing.assert_allclose(slopes[:, i], rise.numpy(), atol=1e-5)
+            np.testing.assert_allclose(gradients[:, i], rise.numpy(), atol=1e-5)

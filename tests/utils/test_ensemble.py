@@ -65,15 +65,15 @@ def test_the_score_has_a_gradient_even_where_members_agree() -> None:
     assert features.grad.abs().sum() > 0
 
 
-def test_slopes_are_those_of_the_lower_bound(genes: np.ndarray) -> None:
+def test_gradients_are_those_of_the_lower_bound(genes: np.ndarray) -> None:
     members = _members(2)
     ensemble = PredictorEnsemble(members, risk=3.0)
-    first, second = (member.slopes(genes) for member in members)
+    first, second = (member.gradients(genes) for member in members)
     low, high = (member.predict(genes) for member in members)
     # Of two members the spread is half their difference.
     sign = np.sign(low - high)[:, None]
     expected = (first + second) / 2 - 3.0 * sign * (first - second) / 2
-    np.testing.assert_allclose(ensemble.slopes(genes), expected, atol=1e-5)
+    np.testing.assert_allclose(ensemble.gradients(genes), expected, atol=1e-5)
 
 
 def test_saved_and_loaded_it_predicts_the_same(tmp_path: Path, genes: np.ndarray) -> None:

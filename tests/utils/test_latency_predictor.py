@@ -190,10 +190,10 @@ def test_full_accounting_adds_the_layers_the_paper_leaves_out() -> None:
 def test_extremes_bound_the_papers_space(kind: str) -> None:
     predictor = paper(kind)
     costs = predictor.predict(PAPER_SPACE.sample(np.random.default_rng(0), 500))
-    (least, cheapest), (most, dearest) = predictor.minimum(), predictor.maximum()
+    (least, cheapest), (most, most_expensive) = predictor.minimum(), predictor.maximum()
     assert least < costs.min()
     assert costs.max() < most
-    assert predictor.predict([cheapest, dearest]).tolist() == [least, most]
+    assert predictor.predict([cheapest, most_expensive]).tolist() == [least, most]
 
 
 def test_known_extremes() -> None:
