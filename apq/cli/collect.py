@@ -101,6 +101,7 @@ def _collect(args: argparse.Namespace, device: torch.device) -> int:
     from methods.prediction.collect import collect, random_quotas
     from methods.prediction.pairs import searched_path
     from methods.prediction.searched import searched_quota
+    from methods.prediction.settings import MeasuringSettings
 
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)
@@ -108,18 +109,18 @@ def _collect(args: argparse.Namespace, device: torch.device) -> int:
     check_classes(supernet, net.n_classes, data, "name another with --supernet")
     predictor = _predictor(args.acc_predictor_dir, data) if args.n_searched else None
     facts = {"supernet": supernet.name, "supernet_sha256": files.sha256(supernet)}
-    how = {
-        "seed": args.seed,
-        "n_bn_images": args.n_bn_images,
-        "n_val_images": args.n_val_images,
-        "n_workers": args.n_workers,
-    }
+    settings = MeasuringSettings(
+        n_bn_images=args.n_bn_images,
+        n_val_images=args.n_val_images,
+        n_workers=args.n_workers,
+        seed=args.seed,
+    )
     quotas = random_quotas(net.space, args.n_full, args.n_quantized, args.seed)
-    finished = collect(net, data, args.out, quotas, facts, n_noise=args.n_noise, **how)
+    finished = collect(net, data, args.out, quotas, facts, settings, args.n_noise)
     if finished and predictor:
         path = searched_path(args.out)
         quota = searched_quota(predictor, data.image_size, args.n_searched, args.seed)
-        finished = collect(net, data, path, [quota], facts, **how)
+        finished = collect(net, data, path, [quota], facts, settings)
         if distributed.is_first():
             _tell_searched(path)
     if not finished:

@@ -24,6 +24,7 @@ from methods.prediction.cards import KINDS, N_NOISE, NOISE, SAMPLING_NOISE
 from methods.prediction.draws import draw_subnets
 from methods.prediction.images import OwnImages
 from methods.prediction.pairs import PairLog, split_pairs
+from methods.prediction.settings import MeasuringSettings
 
 NOISE_FACTS = (NOISE, SAMPLING_NOISE, N_NOISE)
 
@@ -69,33 +70,28 @@ def collect(
     path: Path,
     quotas: Sequence[Quota],
     facts: dict[str, Any],
-    seed: int = 0,
-    n_bn_images: int = 512,
-    n_val_images: int = 0,
-    batch_size: int = 256,
-    n_workers: int = 0,
+    settings: MeasuringSettings,
     n_noise: int = 0,
 ) -> bool:
     """Measure subnets on the validation split until the file fills its quotas.
 
-    Each subnet gets `n_bn_images` and `n_val_images` of its own (`OwnImages`); 0 of the latter are
-    all of the split. At the end `n_noise` subnets of each kind are measured once more to tell the
-    noise (`noise_floor`), which the card then holds, and that of the split's images
-    (`OwnImages.sampling_noise`); what it holds already stays where nothing new is known. `facts`
-    name the supernet; with those of the data they are kept beside the pairs. Several processes
-    take turns to measure; the first one writes. Goes on where an earlier call was stopped; returns
-    False when Ctrl-C stopped this one. Raises ApqError when the file holds pairs that something
-    else measured.
+    Each subnet gets images of its own (`OwnImages`). At the end `n_noise` subnets of each kind are
+    measured once more to tell the noise (`noise_floor`), which the card then holds, and that of
+    the split's images (`OwnImages.sampling_noise`); what it holds already stays where nothing new
+    is known. `facts` name the supernet; with those of the data they are kept beside the pairs.
+    Several processes take turns to measure; the first one writes. Goes on where an earlier call
+    was stopped; returns False when Ctrl-C stopped this one. Raises ApqError when the file holds
+    pairs that something else measured.
     """
     started = time.perf_counter()
     measured_with = {
         **facts,
         "dataset": data.name,
         "image_size": data.image_size,
-        "n_images": min(n_val_images or math.inf, data.n_images("val")),
-        "n_bn_images": n_bn_images,
+        "n_images": min(settings.n_val_images or math.inf, data.n_images("val")),
+        "n_bn_images": settings.n_bn_images,
         "own_images": True,  # once all subnets shared theirs
-        "seed": seed,
+        "seed": settings.seed,
         "train_images": data.split("train").digest(),
         "val_images": data.split("val").digest(),
     }
@@ -106,7 +102,7 @@ def collect(
         images = None
         # Pairs that a kill left in the log are new, too.
         if not is_full or lacks_noise or (n_noise and len(pairs) > len(before)):
-            images = OwnImages(net, data, n_bn_images, n_val_images, batch_size, n_workers, seed)
+            images = OwnImages(net, data, settings)
         interrupted = held.enter_context(deferred_interrupt(distributed.is_first()))
         finished = all(_fill(quota, pairs, images, log, interrupted) for quota in quotas)
         new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
@@ -20,10 +21,12 @@ from apq.space import SearchSpace
 from apq.subnet import Subnet
 from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.data_providers import DataProvider
+from imagenet_codebase.data_providers.kept import KeptImages
 from imagenet_codebase.run_manager import distributed
 from imagenet_codebase.run_manager.evaluate import to_device, which_right
 from imagenet_codebase.run_manager.measuring import measure, ready_to_measure, with_variance
 from methods.prediction.cards import KINDS
+from methods.prediction.settings import MeasuringSettings
 
 POOL = 8192
 """Images of a split that draws are made from: 1.2 GB of bytes at 224 px. Twice as many as a draw
@@ -35,55 +38,44 @@ N_REFERENCES = 4
 class OwnImages:
     """Measures a supernet's subnets, each with images of its own.
 
-    `n_bn_images` training images give the batch statistics; the accuracy comes from `n_val_images`
-    of the validation images, or from all of them where that is 0. Several processes make this
-    together, and then measure each for itself.
+    Several processes make this together, and then measure each for itself.
     """
 
-    def __init__(
-        self,
-        net: OnceForAllNet,
-        data: DataProvider,
-        n_bn_images: int,
-        n_val_images: int = 0,
-        batch_size: int = 256,
-        n_workers: int = 0,
-        seed: int = 0,
-    ) -> None:
-        self._net, self._data, self._seed = net, data, seed
-        self._n_bn_images, self._n_val_images = n_bn_images, n_val_images
-        self._batch_size, self._n_workers = batch_size, n_workers
+    def __init__(self, net: OnceForAllNet, data: DataProvider, settings: MeasuringSettings) -> None:
+        self._net, self._data, self._settings = net, data, settings
         self._device = next(net.parameters()).device
-        n_kept = max(2 * n_bn_images, POOL)
-        self._train = data.keep("train_unaugmented", n_kept, n_workers, seed)
+        self._train = self._keep("train_unaugmented", settings.n_bn_images)
         self._val = None
-        if 0 < n_val_images < data.n_images("val"):
-            self._val = data.keep("val", max(2 * n_val_images, POOL), n_workers, seed)
+        if 0 < settings.n_val_images < data.n_images("val"):
+            self._val = self._keep("val", settings.n_val_images)
             # Some draws are easier than others, for all subnets alike: that part of the noise is
             # known, and taken out (a control variate).
             self._ease = self._references_right.mean(axis=0)
+
+    def _keep(self, split: str, n_drawn: int) -> KeptImages:
+        n_kept = max(2 * n_drawn, POOL)
+        return self._data.keep(split, n_kept, self._settings.n_workers, self._settings.seed)
 
     def top1(self, subnet: Subnet, draw: int = 0) -> float:
         """Return a subnet's accuracy, 0..1; another `draw` takes other images."""
         rng = self._rng(draw, subnet.to_json())
         statistics = self._statistics(rng)
         if self._val is None:
-            images = self._data.loader("val", self._batch_size, self._n_workers)
-            return measure(self._net, subnet, statistics, images).top1
-        drawn = rng.choice(len(self._val), self._n_val_images, replace=False)
-        images = self._val.batches(drawn, self._batch_size, self._device)
+            return measure(self._net, subnet, statistics, self._all_val_images()).top1
+        drawn = rng.choice(len(self._val), self._settings.n_val_images, replace=False)
+        images = self._val.batches(drawn, self._settings.batch_size, self._device)
         top1 = measure(self._net, subnet, statistics, images).top1
         return float(np.clip(top1 - self._ease[drawn].mean() + self._ease.mean(), 0, 1))
 
     def _rng(self, draw: int, what: str) -> np.random.Generator:
         # From the subnet, not from a count: the same ones whatever was measured before.
         key = hashlib.sha256(what.encode()).digest()[:8]
-        return np.random.default_rng([self._seed, draw, int.from_bytes(key, "big")])
+        return np.random.default_rng([self._settings.seed, draw, int.from_bytes(key, "big")])
 
     def _statistics(self, rng: np.random.Generator) -> list[torch.Tensor]:
-        n = min(self._n_bn_images, len(self._train))
+        n = min(self._settings.n_bn_images, len(self._train))
         drawn = rng.choice(len(self._train), n, replace=False)
-        batches = self._train.batches(drawn, self._batch_size, self._device)
+        batches = self._train.batches(drawn, self._settings.batch_size, self._device)
         return with_variance([to_device(images, self._device) for images, _ in batches])
 
     def sampling_noise(self) -> dict[str, float]:
@@ -91,10 +83,21 @@ class OwnImages:
 
         That is from accuracies on all images like them (`sampling_noise`).
         """
-        subnets, right = references(self._net.space, self._seed), self._references_right
+        subnets, right = self._references, self._references_right
         quantized = np.array([subnet.quantized for subnet in subnets])
         of_kinds = (right[~quantized], right[quantized])
         return {kind: sampling_noise(some) for kind, some in zip(KINDS, of_kinds, strict=True)}
+
+    def _all_val_images(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        """Return batches of all validation images that accuracies may come from, and labels."""
+        batch_size = self._settings.batch_size
+        if self._val is None:
+            return self._data.loader("val", batch_size, self._settings.n_workers)
+        return self._val.batches(np.arange(len(self._val)), batch_size, self._device)
+
+    @property
+    def _references(self) -> list[Subnet]:
+        return references(self._net.space, self._settings.seed)
 
     @cached_property
     def _references_right(self) -> np.ndarray:
@@ -103,13 +106,9 @@ class OwnImages:
         def right(subnet: Subnet) -> np.ndarray:
             statistics = self._statistics(self._rng(0, subnet.to_json()))
             ready = ready_to_measure(self._net, subnet, statistics)
-            images = self._data.loader("val", self._batch_size, self._n_workers)
-            if self._val is not None:
-                everything = np.arange(len(self._val))
-                images = self._val.batches(everything, self._batch_size, self._device)
-            return which_right(ready, images).numpy()
+            return which_right(ready, self._all_val_images()).numpy()
 
-        subnets = references(self._net.space, self._seed)
+        subnets = self._references
         bar = Counter("reference subnets" if distributed.is_first() else "", len(subnets))
         rows = []
         for _, row in distributed.each(subnets, right):

@@ -1,4 +1,4 @@
-"""How a predictor is trained."""
+"""How predictors are trained, and how the accuracies are measured that they learn from."""
 
 from dataclasses import dataclass
 
@@ -23,3 +23,22 @@ class FitSettings:
         check_whole(self, "seed", least=0)
         check_positive(self, "lr", "held_out")
         check_within(self, "held_out", high=0.9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringSettings:
+    """What a subnet's accuracy is measured with, under the supernet's weights."""
+
+    n_bn_images: int = 512
+    """Training images that its batch statistics are taken from."""
+    n_val_images: int = 0
+    """Validation images, drawn for each subnet; 0: all there are."""
+    batch_size: int = 256
+    n_workers: int = 0
+    """Processes that decode images; only for data that does not fit in memory."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole(self, "batch_size", least=1)
+        check_whole(self, "n_bn_images", least=2)
+        check_whole(self, "n_val_images", "n_workers", "seed", least=0)

@@ -9,6 +9,7 @@ import torch
 from elastic_nn.networks import OnceForAllNet
 from methods.prediction import images as module
 from methods.prediction.images import N_REFERENCES, OwnImages, references, sampling_noise
+from methods.prediction.settings import MeasuringSettings
 
 
 @pytest.fixture
@@ -20,6 +21,12 @@ def net(tiny_space):
 @pytest.fixture
 def subnets(net):
     return net.space.decode(net.space.sample(np.random.default_rng(1), 3))
+
+
+@pytest.fixture
+def own_images(net, toy_data):
+    """The function that measures with the toy data under some settings."""
+    return lambda **settings: OwnImages(net, toy_data, MeasuringSettings(**settings))
 
 
 @pytest.fixture
@@ -52,15 +59,17 @@ def drawn(seen, data):
     ]
 
 
-def test_each_subnet_has_images_of_its_own_whatever_came_before(net, toy_data, subnets, seen):
-    first = OwnImages(net, toy_data, 10, 7, batch_size=4)
+def test_each_subnet_has_images_of_its_own_whatever_came_before(
+    toy_data, subnets, seen, own_images
+):
+    first = own_images(n_bn_images=10, n_val_images=7, batch_size=4)
     for subnet in subnets:
         first.top1(subnet)
-    again = OwnImages(net, toy_data, 10, 7, batch_size=4)
+    again = own_images(n_bn_images=10, n_val_images=7, batch_size=4)
     for subnet in reversed(subnets):
         again.top1(subnet)
     again.top1(subnets[0], draw=1)
-    OwnImages(net, toy_data, 10, 7, batch_size=4, seed=1).top1(subnets[0])
+    own_images(n_bn_images=10, n_val_images=7, batch_size=4, seed=1).top1(subnets[0])
     draws = drawn(seen, toy_data)
     assert draws[:3] == draws[5:2:-1]
     for kind, n in ((0, 10), (1, 7)):
@@ -73,16 +82,18 @@ def test_each_subnet_has_images_of_its_own_whatever_came_before(net, toy_data, s
     assert labels.tolist() == toy_data.val.labels[numbers].tolist()
 
 
-def test_large_draws_come_from_twice_as_many_images(net, toy_data, subnets, seen, monkeypatch):
+def test_large_draws_come_from_twice_as_many_images(
+    toy_data, subnets, seen, monkeypatch, own_images
+):
     monkeypatch.setattr(module, "POOL", 6)
-    images = OwnImages(net, toy_data, 12, 6, batch_size=4)
+    images = own_images(n_bn_images=12, n_val_images=6, batch_size=4)
     for subnet in subnets:
         images.top1(subnet)
     for kind in (0, 1):
         assert len({frozenset(draw[kind]) for draw in drawn(seen, toy_data)}) == 3
 
 
-def test_what_is_easy_for_all_does_not_count(net, toy_data, subnets, monkeypatch):
+def test_what_is_easy_for_all_does_not_count(net, toy_data, subnets, monkeypatch, own_images):
     hits = torch.arange(12) % 3 > 0  # eight of the twelve validation images
     asked, better = [], [0.0]
 
@@ -96,7 +107,7 @@ def test_what_is_easy_for_all_does_not_count(net, toy_data, subnets, monkeypatch
 
     monkeypatch.setattr(module, "which_right", which_right)
     monkeypatch.setattr(module, "measure", measure)
-    own = OwnImages(net, toy_data, 8, 5)
+    own = own_images(n_bn_images=8, n_val_images=5)
     assert asked == [12] * 2 * N_REFERENCES
     # A subnet that recognises what the references do has their accuracy on every draw; one that is
     # better by a tenth, so much more, but never more than all.
@@ -125,7 +136,7 @@ def test_sampling_noise_is_how_accuracies_on_other_images_differ():
 
 
 @pytest.mark.parametrize("n_val_images", [0, 5])
-def test_each_kind_has_a_sampling_noise_of_its_own(net, toy_data, monkeypatch, n_val_images):
+def test_each_kind_has_a_sampling_noise_of_its_own(monkeypatch, n_val_images, own_images):
     wanted = np.random.default_rng(0).random((2 * N_REFERENCES, 12)) < 0.5
     wanted[1::2] = wanted[1]  # the quantized ones agree
     rows = iter(torch.from_numpy(wanted))
@@ -135,20 +146,20 @@ def test_each_kind_has_a_sampling_noise_of_its_own(net, toy_data, monkeypatch, n
         return next(rows)
 
     monkeypatch.setattr(module, "which_right", which_right)
-    found = OwnImages(net, toy_data, 8, n_val_images).sampling_noise()
+    found = own_images(n_bn_images=8, n_val_images=n_val_images).sampling_noise()
     assert found == {"full": sampling_noise(wanted[0::2]), "quantized": 0.0}
 
 
-def test_all_validation_images_need_no_references(net, toy_data, subnets, seen, monkeypatch):
+def test_all_validation_images_need_no_references(toy_data, subnets, seen, monkeypatch, own_images):
     monkeypatch.setattr(module, "which_right", None)
     for n in (0, 12, 99):
-        assert OwnImages(net, toy_data, 10, n, batch_size=5).top1(subnets[0]) == 0.5
+        assert own_images(n_bn_images=10, n_val_images=n, batch_size=5).top1(subnets[0]) == 0.5
         assert numbers_of(seen[-1][2], toy_data, "val") == list(range(12))
 
 
-def test_batch_statistics_never_come_from_one_image(net, toy_data, subnets, seen):
-    OwnImages(net, toy_data, 9, batch_size=4).top1(subnets[0])
-    OwnImages(net, toy_data, 99, batch_size=23).top1(subnets[0])
+def test_batch_statistics_never_come_from_one_image(subnets, seen, own_images):
+    own_images(n_bn_images=9, batch_size=4).top1(subnets[0])
+    own_images(n_bn_images=99, batch_size=23).top1(subnets[0])
     assert [len(call[1]) for call in seen] == [8, 23]
 
 
@@ -159,8 +170,8 @@ def test_the_references_are_of_both_kinds_and_always_the_same(tiny_space):
     assert sum(subnet.quantized for subnet in subnets) == N_REFERENCES
 
 
-def test_it_measures_the_subnet_asked_for(net, toy_data, subnets):
-    own = OwnImages(net, toy_data, 24)
+def test_it_measures_the_subnet_asked_for(net, toy_data, subnets, own_images):
+    own = own_images(n_bn_images=24)
     statistics = [toy_data.train_unaugmented.batch(range(24))[0]]
     for subnet in subnets:
         wanted = module.measure(net, subnet, statistics, toy_data.loader("val", 12)).top1

@@ -34,7 +34,7 @@ from methods.prediction.pairs import (
     split_pairs,
     write_pairs,
 )
-from methods.prediction.settings import FitSettings
+from methods.prediction.settings import FitSettings, MeasuringSettings
 from methods.prediction.study import BY_TRANSFER, FROM_SCRATCH, run_study, summarize, write_study
 from utils.latency_predictor import LatencyPredictor
 
@@ -152,9 +152,12 @@ def net(tiny_space):
     return OnceForAllNet(tiny_space, 4)
 
 
+FEW_IMAGES = MeasuringSettings(n_bn_images=16, batch_size=8)
+
+
 def gather(net, data, path, n_full=3, n_quantized=4, supernet="toy"):
     facts, quotas = {"supernet": supernet}, random_quotas(net.space, n_full, n_quantized, 5)
-    return collect(net, data, path, quotas, facts, 5, n_bn_images=16, batch_size=8)
+    return collect(net, data, path, quotas, facts, replace(FEW_IMAGES, seed=5))
 
 
 def test_collecting_resumes_and_gives_the_same_pairs(net, toy_data, tmp_path, monkeypatch):
@@ -187,27 +190,27 @@ def test_collecting_resumes_and_gives_the_same_pairs(net, toy_data, tmp_path, mo
 def test_the_noise_is_that_of_other_images(net, toy_data, tmp_path, monkeypatch):
     path = tmp_path / "pairs.json"
     quotas = random_quotas(net.space, 2, 4, 0)
-    assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8, n_noise=3)
+    assert collect(net, toy_data, path, quotas, {}, FEW_IMAGES, n_noise=3)
     noise, sampling = (read_card(path)[name] for name in ("noise_points", "sampling_noise_points"))
     assert set(noise) == set(sampling) == {"full", "quantized"}
     assert min(*noise.values(), *sampling.values()) >= 0
     # Known already, it costs nothing when there is nothing else to measure.
     with monkeypatch.context() as patch:
         patch.setattr(module, "OwnImages", None)
-        assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8, n_noise=3)
+        assert collect(net, toy_data, path, quotas, {}, FEW_IMAGES, n_noise=3)
     assert read_card(path)["noise_points"] == noise
     assert read_card(path)["sampling_noise_points"] == sampling
     # Nor is it forgotten where none is asked for, and where nothing is new nothing is written.
     both = (path, card_path(path))
     written = [file.stat().st_mtime_ns for file in both]
-    assert collect(net, toy_data, path, quotas, {}, n_bn_images=16, batch_size=8)
+    assert collect(net, toy_data, path, quotas, {}, FEW_IMAGES)
     assert [file.stat().st_mtime_ns for file in both] == written
     assert not list(tmp_path.glob("*.log"))
     grown = tmp_path / "grown.json"
     for file in both:
         shutil.copy(file, str(file).replace("pairs", "grown"))
     more = random_quotas(net.space, 2, 5, 0)
-    assert collect(net, toy_data, grown, more, {}, n_bn_images=16, batch_size=8)
+    assert collect(net, toy_data, grown, more, {}, FEW_IMAGES)
     card = read_card(grown)
     assert card["n_quantized"] == 5
     assert (card["noise_points"], card["sampling_noise_points"]) == (noise, sampling)
@@ -222,13 +225,12 @@ def test_the_noise_is_that_of_other_images(net, toy_data, tmp_path, monkeypatch)
 def test_what_a_kill_left_in_the_log_is_new_to_the_card(net, toy_data, tmp_path, monkeypatch):
     (full, _), seen = random_quotas(net.space, 3, 0, 5), []
     quota = replace(full, facts=lambda new: {"new": len(seen.append(new) or new)})
-    how = {"n_bn_images": 16, "batch_size": 8}
     path = tmp_path / "pairs.json"
     with monkeypatch.context() as patch:
         patch.setattr(module, "_finish", None)  # a kill after the last pair
         with pytest.raises(TypeError):
-            collect(net, toy_data, path, [quota], {}, **how)
-    assert collect(net, toy_data, path, [quota], {}, n_noise=2, **how)
+            collect(net, toy_data, path, [quota], {}, FEW_IMAGES)
+    assert collect(net, toy_data, path, [quota], {}, FEW_IMAGES, n_noise=2)
     assert len(seen[-1]) == 3
     assert read_card(path)["new"] == 3
     assert set(read_card(path)["noise_points"]) == {"full"}
@@ -244,12 +246,11 @@ def test_ctrl_c_is_heard_while_the_noise_is_measured(net, toy_data, tmp_path, mo
         return measure(*args)
 
     monkeypatch.setattr(images_module, "measure", interrupted_measure)
-    how = {"n_bn_images": 16, "batch_size": 8, "n_noise": 3}
     path, quotas = tmp_path / "pairs.json", random_quotas(net.space, 3, 0, 5)
-    assert not collect(net, toy_data, path, quotas, {}, **how)
+    assert not collect(net, toy_data, path, quotas, {}, FEW_IMAGES, n_noise=3)
     assert len(measured) == 5
     assert "noise_points" not in read_card(path)
-    assert collect(net, toy_data, path, quotas, {}, **how)
+    assert collect(net, toy_data, path, quotas, {}, FEW_IMAGES, n_noise=3)
     assert len(measured) == 8  # no pair again
     assert read_card(path)["n_noise"] == 3
 
@@ -288,8 +289,9 @@ def test_pairs_of_another_supernet_are_never_mixed_in(net, toy_data, tmp_path):
     card = read_card(path)
     assert (card["supernet"], card["dataset"], card["n_full"]) == ("toy", "toy", 3)
     for supernet, seed in (("other", 5), ("toy", 6)):
+        settings = replace(FEW_IMAGES, seed=seed)
         with pytest.raises(ApqError, match=r"pairs.json was measured with .*another --out"):
-            collect(net, toy_data, path, [], {"supernet": supernet}, seed, n_bn_images=16)
+            collect(net, toy_data, path, [], {"supernet": supernet}, settings)
     val = replace(toy_data.val, indices=toy_data.val.indices[::-1])
     reordered = replace(toy_data, val=val)
     with pytest.raises(ApqError, match=r"pairs.json was measured with val_images \w+, not \w+:"):
