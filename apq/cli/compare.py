@@ -111,25 +111,28 @@ def _compare(
             print(f"stopped; the same command goes on from {folder}")
             return 130
         results.append(result)
-    if not distributed.is_first():
-        return 0
-    files.write_json(args.out, [_plain(result) for result in results])
-    correlation = _correlation(results) if with_direct and not args.direct else None
-    write_card(
-        args.out,
-        dataset=data.name,
-        image_size=data.image_size,
-        n_test_images=data.n_images("test"),
-        seed=args.seed,
-        settings=None if args.direct else asdict(settings),
-        supernet_sha256=files.sha256(supernet),
-        correlation=correlation and asdict(correlation),
-    )
+    if distributed.is_first():
+        correlation = _correlation(results) if with_direct and not args.direct else None
+        files.write_json(args.out, [_plain(result) for result in results])
+        write_card(
+            args.out,
+            dataset=data.name,
+            image_size=data.image_size,
+            n_test_images=data.n_images("test"),
+            seed=args.seed,
+            settings=None if args.direct else asdict(settings),
+            supernet_sha256=files.sha256(supernet),
+            correlation=correlation and asdict(correlation),
+        )
+        _tell(results, correlation, args.out)
+    return 0
+
+
+def _tell(results: Sequence[ContestResult], correlation: Correlation | None, out: Path) -> None:
     print(format_table(HEADERS, map(_row, results)))
     if correlation:
         print(correlation)
-    print(args.out)
-    return 0
+    print(out)
 
 
 def _check_free(out: Path, names: set[str], overwrite: bool) -> None:
