@@ -50,7 +50,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "best, paper's quantizer": without("quantizer"),
     "best, lsq for the layer": {**BEST, "quantizer": "lsq"},
     "best, and a teacher": {**BEST, "distill": 0.5},
-    "best, no average": without("ema"),
+    "best, and an average": {**BEST, "ema": 0.998},
     "best, fresh batch statistics": {**BEST, "reset_bn": True},
 }
 

@@ -38,7 +38,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "quantizer": "lsq-channel",
         "lr": 0.01,
         "warmup_epochs": 0.2,
-        "ema": 0.998,
         "grad_clip": 5.0,
     },
 }

@@ -328,7 +328,7 @@ def test_a_step_never_waits_for_the_device(experiment, supernet_file, toy_data, 
                 torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(Trainer, "run_step", watched)
-    recipe = {**RECIPES["best"], "distill": 0.5, "n_epochs": 1, "batch_size": 8}
+    recipe = {**RECIPES["best"], "ema": 0.9, "distill": 0.5, "n_epochs": 1, "batch_size": 8}
     settings = FinetuneSettings(**recipe)
     assert finetune(experiment, supernet_file, toy_data, settings, device).finished
     assert waiting.n > 1000
