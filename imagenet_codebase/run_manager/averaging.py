@@ -1,4 +1,4 @@
-"""The running average of a network's weights, which validates better than the last of them."""
+"""The running average of a network's weights, kept beside them and measured in their place."""
 
 from __future__ import annotations
 
