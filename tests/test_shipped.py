@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import yaml
 from apq import Experiment, cli, files
 from apq.provenance import read_card
 from imagenet_codebase.run_manager.finetune import load_trained
+from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from methods.prediction.pairs import read_pairs, split_pairs
 from utils import checkpoint
 from utils.latency_predictor import LatencyPredictor
@@ -79,8 +81,9 @@ def test_an_experiment_is_shipped_for_each_budget_of_the_comparison():
         assert len(contest["random"]) == RECIPE["n_random"]
     card = read_card(MODELS / "comparison.json")
     assert card["supernet_sha256"] == files.sha256(MODELS / "supernet.pth.tar")
-    for name in ("epoch_images", "batch_size", "lr", "reset_bn"):
-        assert card["settings"][name] == RECIPE[name]
+    of_flags = {f.name: RECIPE[f.name] for f in fields(FinetuneSettings) if f.name in RECIPE}
+    settings = FinetuneSettings(**{**RECIPES[RECIPE["recipe"]], "n_epochs": 1, **of_flags})
+    assert card["settings"] == asdict(settings)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
