@@ -32,6 +32,8 @@ DEALT = 4
 LOOK_FOR_PARENT_S = 1.0
 TELLS_LOSS = "APQ_LAUNCHER_TELLS_LOSS"
 """Variable of the environment that a launcher sets which tells when it has lost a process."""
+LOST_STATUS = 75
+"""Exit status of the other processes then, which tell nothing."""
 
 
 def launched() -> bool:
@@ -98,7 +100,7 @@ def _loss_explained(again: str) -> Iterator[None]:
         if "onnection" not in str(error):
             raise
         if TELLS_LOSS in os.environ:
-            _silence("stderr")
+            raise SystemExit(LOST_STATUS) from None
         raise ApqError(
             f"another process of this run is lost; {again} goes on from the last save"
         ) from None

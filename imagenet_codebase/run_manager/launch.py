@@ -12,7 +12,7 @@ import uuid
 import torch
 
 from apq.errors import ApqError
-from imagenet_codebase.run_manager.distributed import TELLS_LOSS, launched
+from imagenet_codebase.run_manager.distributed import LOST_STATUS, TELLS_LOSS, launched
 
 SHUTDOWN_S = 600
 """How long processes have to stop: Ctrl-C waits for the end of a validation."""
@@ -56,16 +56,24 @@ def relaunch(n_processes: int | None, device: str, again: str = "the same comman
     except SignalException as error:
         return 130 if error.sigval == signal.SIGINT else 128 + error.sigval
     except ChildFailedError as error:
-        for number, failure in error.failures.items():
-            if failure.exitcode < 0:
-                raise ApqError(
-                    f"process {number} of {n} was ended by signal {-failure.exitcode}; "
-                    f"{again} goes on from the last save"
-                ) from None
-        return error.get_first_failure()[1].exitcode
+        statuses = {number: failure.exitcode for number, failure in error.failures.items()}
+        told = [s for s in statuses.values() if s > 0 and s != LOST_STATUS]
+        if told:  # by the process itself; the others were ended for that
+            return told[0]
+        raise ApqError(f"{_loss(statuses, n)}; {again} goes on from the last save") from None
     finally:
         logs.cleanup()
     return 0
+
+
+def _loss(statuses: dict[int, int], n: int) -> str:
+    """Say which of n processes was lost, by the exit statuses of those that failed."""
+    # SIGTERM is what the others are ended with, if they did not notice themselves.
+    last = {-signal.SIGTERM: 1, LOST_STATUS: 2}
+    first = min(statuses, key=lambda number: last.get(statuses[number], 0))
+    if statuses[first] == LOST_STATUS:
+        return f"the {n} processes have lost each other"
+    return f"process {first} of {n} was ended by signal {-statuses[first]}"
 
 
 def _n_gpus(device: str) -> int:

@@ -184,7 +184,7 @@ def test_a_lost_process_is_told_by_the_launcher_if_it_does_or_else_by_another(to
     )
     assert (alone, launched) == (
         "another process of this run is lost; the same command goes on from the last save\n",
-        "",
+        f"status {launch.LOST_STATUS}\n",
     )
 
 
@@ -238,23 +238,46 @@ def test_one_process_is_not_relaunched(monkeypatch):
     assert launch.relaunch(4, "auto") is None  # it is one of the four already
 
 
-def test_a_killed_process_is_told_with_what_to_type(monkeypatch):
+@pytest.fixture
+def relaunched(monkeypatch):
+    """The function that relaunches in as many processes as end, with these statuses."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
     from torch.distributed.launcher import api
 
-    def fail(*_):
-        # The one that is left may be seen to fail at the same time.
-        exits = {0: 2, 1: -9}
-        failures = {
-            rank: ProcessFailure(local_rank=rank, pid=1, exitcode=status, error_file="")
-            for rank, status in exits.items()
-        }
-        raise ChildFailedError("python", failures)
-
-    monkeypatch.setattr(api, "elastic_launch", lambda *_: fail)
     monkeypatch.setattr(logging, "disable", lambda _: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv(launch.TELLS_LOSS, "1")  # or what is set stays set
-    told = "process 1 of 2 was ended by signal 9; the same, but slower goes on from the last save"
-    with pytest.raises(ApqError, match=told):
-        launch.relaunch(2, "cpu", "the same, but slower")
+
+    def relaunch(*statuses):
+        def fail(*_):
+            failures = {
+                rank: ProcessFailure(local_rank=rank, pid=1, exitcode=status, error_file="")
+                for rank, status in enumerate(statuses)
+                if status
+            }
+            raise ChildFailedError("python", failures)
+
+        monkeypatch.setattr(api, "elastic_launch", lambda *_: fail)
+        return launch.relaunch(len(statuses), "cpu", "the same, but slower")
+
+    return relaunch
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [
+        ((0, -9), "process 1 of 2 was ended by signal 9"),
+        ((-15, -9), "process 1 of 2 was ended by signal 9"),  # the other was ended for that
+        ((launch.LOST_STATUS, -9), "process 1 of 2 was ended by signal 9"),
+        ((launch.LOST_STATUS, -15), "process 1 of 2 was ended by signal 15"),
+        ((launch.LOST_STATUS, launch.LOST_STATUS), "the 2 processes have lost each other"),
+    ],
+)
+def test_a_lost_process_is_told_with_what_to_type(relaunched, statuses, told):
+    with pytest.raises(ApqError, match=f"{told}; the same, but slower goes on from the last save"):
+        relaunched(*statuses)
+
+
+@pytest.mark.parametrize("statuses", [(2, -15), (-15, 2), (2, 2), (0, 2), (launch.LOST_STATUS, 2)])
+def test_of_processes_that_fail_with_one_nothing_is_told(relaunched, statuses):
+    assert relaunched(*statuses) == 2

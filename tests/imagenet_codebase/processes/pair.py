@@ -202,6 +202,8 @@ def lose(folder, told_by_launcher):
             distributed.any_of(True)
     except ApqError as error:
         print(error, file=sys.stderr, flush=True)
+    except SystemExit as error:
+        print(f"status {error.code}", file=sys.stderr, flush=True)
 
 
 def pair(folder):
