@@ -15,6 +15,7 @@ from apq.errors import ApqError
 from apq.paths import find_in
 from apq.provenance import figure_of, read_card
 from methods.prediction.cards import KINDS, LAST_ROUND, NOISE, SAMPLING_NOISE
+from methods.prediction.settings import MeasuringSettings
 
 if TYPE_CHECKING:
     import torch
@@ -64,14 +65,14 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument(
         "--n_bn_images",
         type=cli.whole_number(2),
-        default=512,
+        default=MeasuringSettings.n_bn_images,
         metavar="N",
         help="training images that each one's batch statistics are taken from; default %(default)s",
     )
     parser.add_argument(
         "--n_val_images",
         type=cli.whole_number(0),
-        default=0,
+        default=MeasuringSettings.n_val_images,
         metavar="N",
         help="measure on so many random validation images, others for each; 0: on all of them",
     )
@@ -101,7 +102,6 @@ def _collect(args: argparse.Namespace, device: torch.device) -> int:
     from methods.prediction.collect import collect, random_quotas
     from methods.prediction.pairs import searched_path
     from methods.prediction.searched import searched_quota
-    from methods.prediction.settings import MeasuringSettings
 
     data = open_data(args)
     supernet = find_supernet(args.supernet, data.name)

@@ -92,7 +92,7 @@ def collect(
         "n_bn_images": settings.n_bn_images,
         "own_images": True,  # once all subnets shared theirs
         "seed": settings.seed,
-        "train_images": data.split("train").digest(),
+        "train_images": data.facts()["train_images"],
         "val_images": data.split("val").digest(),
     }
     with contextlib.ExitStack() as held:

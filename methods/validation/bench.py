@@ -116,11 +116,11 @@ class Bench(ABC):
         if outcome:
             top1 = f"val_top1 {outcome.val_top1:.2%}, test_top1 {outcome.test_top1:.2%}"
             print(f"{name}: {top1}", flush=True)
-        if outcome and distributed.is_first():
-            if lacks_weights():
-                shutil.move(working.checkpoint_dir, experiment.checkpoint_dir)
-            files.write_json(path, {"arch": arch, **asdict(outcome)})
-            shutil.rmtree(working.dir, ignore_errors=True)  # 15 MB that nobody asked for
+            if distributed.is_first():
+                if lacks_weights():
+                    shutil.move(working.checkpoint_dir, experiment.checkpoint_dir)
+                files.write_json(path, {"arch": arch, **asdict(outcome)})
+                shutil.rmtree(working.dir, ignore_errors=True)  # 15 MB that nobody asked for
         return outcome
 
     @abstractmethod
