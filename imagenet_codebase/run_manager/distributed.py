@@ -58,17 +58,14 @@ def group(device: torch.device, again: str = "the same command") -> Iterator[tor
         yield device
         return
     _end_with_parent()
-    store, number, n = next(dist.rendezvous("env://"))
     if device.type == "cuda":
-        with _told_once(store):
-            device = _own_gpu()
+        device = _own_gpu()
     # Small things about the run itself go between the CPUs: no GPU has to wait for them.
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=number, world_size=n)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     if not is_first():
         _silence("stdout")
     try:
-        with _told_once(store), _loss_explained(again):
+        with _told_once(), _loss_explained(again):
             yield device
             dist.barrier()
     finally:
@@ -76,11 +73,9 @@ def group(device: torch.device, again: str = "the same command") -> Iterator[tor
 
 
 @contextmanager
-def _told_once(store: dist.Store) -> Iterator[None]:
-    """Let this process tell its error unless another has told one, which is the same or the cause.
-
-    `torchrun` keeps the store, which outlives the processes.
-    """
+def _told_once() -> Iterator[None]:
+    """Let this process tell its error unless another has told one: the same, or the cause."""
+    store = dist.distributed_c10d._get_default_store()  # kept by torchrun: it outlives processes
     try:
         yield
     except (ApqError, OSError):
@@ -107,8 +102,10 @@ def _loss_explained(again: str) -> Iterator[None]:
 
 
 def _is_before_others(store: dist.Store) -> bool:
+    # One that outlives a restart remembers the errors of before.
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        return store.add("errors told", 1) == 1
+        return store.add(f"errors told after restart {restart}", 1) == 1
     except RuntimeError:  # the store was the first process's and is gone with it
         return True
 
