@@ -23,6 +23,7 @@ from torch import nn
 
 from apq.errors import ApqError
 from imagenet_codebase.data_providers import Shard
+from imagenet_codebase.run_manager.rendezvous import rendezvous
 
 T = TypeVar("T")
 
@@ -35,6 +36,8 @@ TELLS_LOSS = "APQ_LAUNCHER_TELLS_LOSS"
 LOST_STATUS = 75
 """Exit status of the other processes then, which tell nothing."""
 
+_attempt = 1  # of the processes to join, as they have agreed
+
 
 def launched() -> bool:
     """Whether `torchrun` or the like has started this process as one of several."""
@@ -43,7 +46,9 @@ def launched() -> bool:
 
 def restarted() -> bool:
     """Whether `torchrun` has started this run again after a process of it was lost."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    # Each machine counts its own restarts, and the store that counts attempts may be a new one.
+    here = _attempt > 1 or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return any_of(here)[0]
 
 
 @contextmanager
@@ -54,6 +59,7 @@ def group(device: torch.device, again: str = "the same command") -> Iterator[tor
     ApqError when a machine has fewer GPUs than processes, and, with what to type `again`, when
     another process is lost.
     """
+    global _attempt
     if not launched():
         yield device
         return
@@ -61,11 +67,13 @@ def group(device: torch.device, again: str = "the same command") -> Iterator[tor
     if device.type == "cuda":
         device = _own_gpu()
     # Small things about the run itself go between the CPUs: no GPU has to wait for them.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, _attempt, rank, world_size = rendezvous()
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     if not is_first():
         _silence("stdout")
     try:
-        with _told_once(), _loss_explained(again):
+        with _told_once(store), _loss_explained(again):
             yield device
             dist.barrier()
     finally:
@@ -73,9 +81,8 @@ def group(device: torch.device, again: str = "the same command") -> Iterator[tor
 
 
 @contextmanager
-def _told_once() -> Iterator[None]:
+def _told_once(store: dist.Store) -> Iterator[None]:
     """Let this process tell its error unless another has told one: the same, or the cause."""
-    store = dist.distributed_c10d._get_default_store()  # kept by torchrun: it outlives processes
     try:
         yield
     except (ApqError, OSError):
@@ -102,10 +109,8 @@ def _loss_explained(again: str) -> Iterator[None]:
 
 
 def _is_before_others(store: dist.Store) -> bool:
-    # One that outlives a restart remembers the errors of before.
-    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        return store.add(f"errors told after restart {restart}", 1) == 1
+        return store.add("errors told", 1) == 1
     except RuntimeError:  # the store was the first process's and is gone with it
         return True
 

@@ -68,6 +68,31 @@ def test_killed_while_two_processes_run_leaves_none_of_them_behind(home):
     assert (home / "exps" / "small" / "checkpoint" / "last.pth.tar").is_file()
 
 
+def test_torchrun_starts_all_again_when_one_is_lost_and_they_go_on(home):
+    recipe = ("--n_epochs=4", "--epoch_images=64", "--batch_size=16", "--save_every=1", "--restart")
+    flags = ("--exp_name=small", "--dataset=digits", "--image_size=32", *recipe)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    process = subprocess.Popen(
+        [sys.executable, *torchrun, "--max_restarts=1", str(REPOSITORY / "quant_aware.py"), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
+    try:
+        assert next((line for line in process.stdout if line.startswith("epoch   1/4")), None)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        lines = process.communicate(timeout=60)[0].splitlines()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0
+    assert any(line.startswith("going on after epoch") for line in lines)
+    assert sum(line.startswith("epoch   4/4") for line in lines) == 1
+
+
 def test_a_mistake_is_told_once(home):
     done = run("quant_aware.py", "--exp_name=small", "--nproc=2", "--dataset=folder")
     assert done.returncode == 2
