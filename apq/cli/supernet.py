@@ -216,11 +216,8 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
     save_supernet(net, args.out)
     write_card(
         args.out,
-        dataset=data.name,
-        image_size=data.image_size,
-        class_names=list(data.class_names),
+        **data.facts(),
         seed=args.seed,
-        randaugment=args.randaugment,
         settings=asdict(settings),
         test={name: round(value, 4) for name, value in tested.items()},
         history=[{name: round(value, 4) for name, value in row.items()} for row in history],

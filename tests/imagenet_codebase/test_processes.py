@@ -12,6 +12,7 @@ import torch
 
 from apq import ApqError
 from elastic_nn.networks.files import load_supernet
+from imagenet_codebase.data_providers import open_dataset
 from imagenet_codebase.run_manager import launch
 from utils import checkpoint
 
@@ -227,6 +228,8 @@ def test_two_processes_train_a_supernet(workplace):
     assert told.splitlines()[-1] == "supernet: supernet.pth.tar"
     card = json.loads((workplace / "supernet.pth.tar.card.json").read_text())
     assert card["settings"]["sandwich_every"] == 2
+    images = open_dataset("folder", workplace / "images", 32)
+    assert card["train_images"] == images.train.digest()
     assert load_supernet(workplace / "supernet.pth.tar").net.n_classes == 2
 
 
