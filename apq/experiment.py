@@ -54,6 +54,11 @@ class Experiment:
                 f"experiment {path} exists: choose another --exp_name, or replace it with "
                 "--overwrite"
             )
+        if path.is_dir() and any(path.iterdir()) and not (path / "arch").is_file():
+            raise ApqError(
+                f"{path} is no experiment, and replacing it would lose what is in it: choose "
+                "another --exp_name, or move it away"
+            )
         with _untouched(path):
             pass
 

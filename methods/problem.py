@@ -216,7 +216,9 @@ class SearchProblem:
 
 def round_up(value: float) -> str:
     """Return six decimals, rounded up: typed in as a constraint, the text must not fail again."""
-    return _short(math.ceil(value * 1e6) / 1e6)
+    millionths = math.ceil(value * 1e6)
+    # The product may have lost the hair that a sum of costs lies above its digits.
+    return _short((millionths + (millionths / 1e6 < value)) / 1e6)
 
 
 def _short(value: float) -> str:

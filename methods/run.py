@@ -119,8 +119,8 @@ class Run(ABC):
         try:
             for step, pool in enumerate(self.steps(check_start(self.problem, start))):
                 stale = stale + 1 if best and pool.accuracy[0] <= best.accuracy[0] else 0
+                history.append(self._record(step, pool))
                 best = pool
-                history.append(self._record(step, best))
                 if on_progress and step:
                     on_progress(history[-1])
                 if self._is_spent(history[-1].seconds, stale):

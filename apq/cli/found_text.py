@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from apq.cli.tables import format_table
 from apq.provenance import figure_of
 from methods.diagnostics import accuracy_rows, heaviest
-from methods.prediction.cards import ABOUT_SEARCHED, LAST_ROUND, TRANSFER
+from methods.prediction.cards import ABOUT_SEARCHED, FULL, LAST_ROUND, TRANSFER
 
 if TYPE_CHECKING:
     from apq.cli.searching import Job
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from methods.find import Found
     from utils.latency_predictor import CostRow
 
+FULL_PRECISION_NOTE = (
+    "note: the accuracy is of the subnet in full precision: this predictor knows no bits"
+)
 HEADERS = ("block", "kernel", "width", "pw bits", "dw bits", "ms", "mJ")
 
 
@@ -82,22 +85,27 @@ def accuracy_origin(job: Job) -> list[str]:
     """Return on what data the accuracy was learned, and a note where the costs differ in size."""
     card, image_size = job.accuracy.card, job.costs["latency"].image_size
     dataset, trained_at = card.get("dataset"), card.get("image_size")
-    error = _expected_error(card)
+    error = _expected_error(card, job.accuracy.quantized)
+    notes = [] if job.accuracy.quantized else [FULL_PRECISION_NOTE]
     # The pairs it learned from may have had no card.
     if not (isinstance(dataset, str) and dataset and type(trained_at) is int):
-        return ["of unknown origin" + error]
+        return ["of unknown origin" + error, *notes]
     origin = f"learned on {dataset} at {trained_at} px"
     if trained_at == image_size:
-        return [origin + error]
+        return [origin + error, *notes]
     return [
         origin + error,
+        *notes,
         f"note: the accuracy was learned at {trained_at} px and the cost is at {image_size} px; "
         f"--image_size={trained_at} searches both at one size",
     ]
 
 
-def _expected_error(card: Mapping[str, Any]) -> str:
+def _expected_error(card: Mapping[str, Any], quantized: bool) -> str:
     """Return how far off the prediction may be, as far as the predictor's card tells."""
+    if not quantized:  # the other figures are of the predictor that knows the bits
+        rmse = figure_of(card, "figures", FULL, "rmse")
+        return "" if rmse is None else _off_by(rmse, "random")
     # A search goes where a predictor is too hopeful: what searches found says how much.
     bias = figure_of(card, "figures", ABOUT_SEARCHED, LAST_ROUND, "bias")
     if bias is not None:
@@ -109,8 +117,12 @@ def _expected_error(card: Mapping[str, Any]) -> str:
     for name, kind in ((ABOUT_SEARCHED, "searched"), (TRANSFER, "random")):
         rmse = figure_of(card, "figures", name, "rmse")
         if rmse is not None:
-            return f", off by {rmse:.1f} points (RMSE) on {kind} subnets held out"
+            return _off_by(rmse, kind)
     return ""
+
+
+def _off_by(rmse: float, kind: str) -> str:
+    return f", off by {rmse:.1f} points (RMSE) on {kind} subnets held out"
 
 
 def _rows(subnet: Subnet, layers: Sequence[CostRow]) -> Iterator[tuple]:

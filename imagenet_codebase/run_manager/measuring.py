@@ -31,7 +31,9 @@ def bn_batches(
 
     A last batch of a single image is left out where there are others: it may have no variance.
     """
-    loader = data.loader("train_unaugmented", batch_size, n_workers, shuffle=True, seed=seed)
+    loader = data.loader(
+        "train_unaugmented", batch_size, n_workers, shuffle=True, seed=seed, device=device
+    )
     batches = []
     for first, (images, _) in zip(range(0, n_images, batch_size), loader, strict=False):
         batches.append(to_device(images[: n_images - first], device))

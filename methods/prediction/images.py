@@ -92,7 +92,8 @@ class OwnImages:
         """Return batches of all validation images that accuracies may come from, and labels."""
         batch_size = self._settings.batch_size
         if self._val is None:
-            return self._data.loader("val", batch_size, self._settings.n_workers)
+            n_workers = self._settings.n_workers
+            return self._data.loader("val", batch_size, n_workers, device=self._device)
         return self._val.batches(np.arange(len(self._val)), batch_size, self._device)
 
     @property

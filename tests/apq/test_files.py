@@ -109,6 +109,16 @@ def test_an_existing_experiment_is_replaced_only_when_asked(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["found"]
 
 
+def test_a_folder_that_is_no_experiment_is_never_replaced(tmp_path):
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "front.csv").write_text("kept")
+    with pytest.raises(ApqError, match=r"found is no experiment, and replacing it would lose"):
+        make(tmp_path, overwrite=True)
+    assert (tmp_path / "found" / "front.csv").read_text() == "kept"
+    (tmp_path / "found" / "front.csv").unlink()
+    make(tmp_path, overwrite=True)
+
+
 def test_an_experiment_that_is_finetuned_meanwhile_is_not_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr("apq.lock.PATIENCE_S", 0.1)
     make(tmp_path)

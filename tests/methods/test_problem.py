@@ -6,7 +6,7 @@ import pytest
 from apq.domain import Domain
 from apq.errors import ApqError
 from apq.space import PAPER_SPACE
-from methods.problem import Limit, SearchProblem
+from methods.problem import Limit, SearchProblem, round_up
 from utils.latency_predictor import LatencyPredictor
 
 
@@ -114,3 +114,12 @@ def test_unusable_problems_are_refused(latency, toy_space, random_cost, bounded)
     genes = PAPER_SPACE.sample(np.random.default_rng(0), 3)
     with pytest.raises(ApqError, match="not finite"):
         bounded(11.0, lambda genes: np.full(len(genes), np.nan)).score(genes)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2.0, "2"), (1.2345671, "1.234568"), (0.5596140000000001, "0.559615"), (1e-9, "0.000001")],
+)
+def test_what_a_message_recommends_is_no_less_than_the_cost(value, text):
+    assert round_up(value) == text
+    assert float(text) >= value
