@@ -31,8 +31,9 @@ def frozen_parts(space: SearchSpace) -> dict[str, np.ndarray]:
 def freeze(domain: Domain, parts: Sequence[str], subnet: Subnet) -> Domain:
     """Return the domain in which these parts are as they are in the subnet.
 
-    Raises ApqError on an unknown part, on bits of a subnet that has none, and where the domain
-    lacks a choice of the subnet.
+    Bits of blocks that the subnet lacks stay free where another depth may bring these in. Raises
+    ApqError on an unknown part, on bits of a subnet that has none, and where the domain lacks a
+    choice of the subnet.
     """
     known = frozen_parts(domain.space)
     for part in parts:
@@ -41,8 +42,17 @@ def freeze(domain: Domain, parts: Sequence[str], subnet: Subnet) -> Domain:
         raise ApqError("the subnet to freeze from has no bits: freeze its architecture alone")
     if not parts:
         return domain
+    if "architecture" not in parts:
+        known["bits"] = known["bits"][_is_active(subnet)]
     columns = np.unique(np.concatenate([known[part] for part in parts]))
     return domain.fix(columns, domain.space.encode([subnet])[0, columns])
+
+
+def _is_active(subnet: Subnet) -> np.ndarray:
+    """Return whether the subnet has the block of each bit gene, in the genes' order."""
+    active = {block.index for block in subnet.active_blocks}
+    has = [block.index in active for block in subnet.space.blocks]
+    return np.tile(has, len(BIT_FIELDS))
 
 
 def exclude_bits(domain: Domain, bits: Sequence[int]) -> Domain:

@@ -44,6 +44,8 @@ def test_a_frozen_part_stays_and_the_rest_varies(rng, part):
     genes = PAPER_SPACE.canonical(draw(domain, rng))
     own = PAPER_SPACE.encode([subnet])
     columns = restrictions.frozen_parts(PAPER_SPACE)[part]
+    if part == "bits":  # of the blocks that it has
+        columns = columns[np.tile(PAPER_SPACE.active(own)[0], 4)]
     n = PAPER_SPACE.n_stages
     active = PAPER_SPACE.active(genes)
     counts = np.concatenate([np.ones((len(genes), n), dtype=bool), np.tile(active, 6)], axis=1)
@@ -52,6 +54,20 @@ def test_a_frozen_part_stays_and_the_rest_varies(rng, part):
     rest = np.setdiff1d(np.arange(PAPER_SPACE.n_genes), columns)
     # Everything else but the depth of stage 6, and blocks that a frozen depth leaves out, varies.
     assert wrong[:, rest].any(axis=0).sum() > 40
+
+
+def test_blocks_that_the_frozen_bits_are_not_of_choose_their_own(rng):
+    whole, subnet = Domain.whole(PAPER_SPACE), smallest().with_bits(4)
+    domain = restrictions.freeze(whole, ["bits"], subnet)
+    deepest = PAPER_SPACE.canonical(draw(domain, rng))
+    own = PAPER_SPACE.active(PAPER_SPACE.encode([subnet]))[0]
+    for field in BIT_FIELDS:
+        free = deepest[:, PAPER_SPACE.columns[field]].max(axis=0) > 0
+        assert not free[own].any()
+        assert free[~own].all()
+    together = restrictions.freeze(whole, ["bits", "stage1"], subnet)
+    first = restrictions.frozen_parts(PAPER_SPACE)["stage1"]
+    assert (draw(together, rng)[:, first] == PAPER_SPACE.encode([subnet])[0, first]).all()
 
 
 def test_several_parts_are_frozen_together(rng):
