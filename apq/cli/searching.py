@@ -110,7 +110,10 @@ def find(job: Job, start: np.ndarray | None = None, stopped: Experiment | None =
     """Search with a bar; `start` as in `find_subnet`, `stopped` from `stopped_of`."""
     from methods.find import find_subnet
 
-    earlier = _read_stopped(stopped, job.problem) if stopped else None
+    try:
+        earlier = _read_stopped(stopped, job.problem) if stopped else None
+    except ApqError as error:
+        raise ApqError(f"{error}; to start over, remove {stopped.dir}") from None
     if earlier:
         cli.warn(f"going on with {stopped.dir}, stopped after step {earlier.history[-1].step}")
     budget_, spent = next(item for item in BUDGETS.items() if getattr(job.settings, item[0], 0))

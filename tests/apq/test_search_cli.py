@@ -410,6 +410,7 @@ def test_a_stopped_search_without_its_candidates_is_told(home, call, stopped_cal
     status, _, err = call(*flags)
     assert status == 2
     assert "candidates.json: it must hold a list of candidates, each with an 'arch'" in err
+    assert err.endswith("; to start over, remove exps/found\n")
 
 
 def test_only_the_same_request_goes_on(home, call, stopped_call):
