@@ -20,8 +20,8 @@ class Curve:
     points: tuple[tuple[float, float], ...]
 
 
-def progress_png(history: Sequence[SearchRecord], title: str) -> bytes:
-    """Return the plot of the best predicted accuracy so far against the subnets evaluated."""
+def progress_png(history: Sequence[SearchRecord], title: str, figure_of_merit: str) -> bytes:
+    """Return the plot of the best figure of merit so far against the subnets evaluated."""
     figure, axes = new_axes(title)
     evaluated = [record.n_evaluated for record in history]
     best = [100 * record.best_accuracy for record in history]
@@ -36,13 +36,15 @@ def progress_png(history: Sequence[SearchRecord], title: str) -> bytes:
     )
     axes.margins(y=0.1)
     axes.set_xlabel("subnets evaluated")
-    axes.set_ylabel("best predicted accuracy so far (%)")
+    axes.set_ylabel(f"best {figure_of_merit} so far (%)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     return to_png(figure)
 
 
-def front_png(curves: Sequence[Curve], budget_label: str, title: str) -> bytes:
-    """Return the plot of predicted accuracy against a budget, a line for each curve."""
+def front_png(
+    curves: Sequence[Curve], budget_label: str, title: str, figure_of_merit: str
+) -> bytes:
+    """Return the plot of the figure of merit against a budget, a line for each curve."""
     figure, axes = new_axes(title)
     for i, curve in enumerate(curves):
         budgets, accuracies = zip(*curve.points, strict=True)
@@ -51,5 +53,5 @@ def front_png(curves: Sequence[Curve], budget_label: str, title: str) -> bytes:
     if len(curves) > 1:
         axes.legend(frameon=False)
     axes.set_xlabel(budget_label)
-    axes.set_ylabel("predicted accuracy (%)")
+    axes.set_ylabel(f"{figure_of_merit} (%)")
     return to_png(figure)

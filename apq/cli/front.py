@@ -145,8 +145,11 @@ def _plot(name: str, point: Point, rows: Sequence[dict[str, Any]]) -> bytes:
             )
             value = row.get("lower_bound") or row["predicted_accuracy"]
             curves.setdefault(label, []).append((row[f"max_{first}"], value))
+    # Bit operations and size are always of the whole network.
+    accounting = f", {cost.accounting} accounting" if cost.type in ("latency", "energy") else ""
     return plots.front_png(
         [plots.Curve(label=label, points=tuple(sorted(c))) for label, c in curves.items()],
-        f"{cost.type} budget ({cost.unit}, at {cost.image_size} px, {cost.accounting} accounting)",
+        f"{cost.type} budget ({cost.unit}, at {cost.image_size} px{accounting})",
         f"{name}: the best subnets found by {point.job.mode}",
+        point.job.figure_of_merit,
     )

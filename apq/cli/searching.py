@@ -45,6 +45,12 @@ class Job:
     costs: Mapping[str, LatencyPredictor]
     """The model of every type of cost, those that nothing limits included."""
 
+    @property
+    def figure_of_merit(self) -> str:
+        """What the search ranks subnets by."""
+        is_bound = getattr(self.accuracy, "risk", 0) > 0
+        return "lower bound of predicted accuracy" if is_bound else "predicted accuracy"
+
     def request(self) -> dict[str, Any]:
         """Return all that decides what a search finds, as plain values for JSON."""
         cost = self.costs["latency"]
@@ -233,5 +239,5 @@ def _others(job: Job, found: Found) -> dict[str, bytes]:
     }
     if can_plot():
         title = f"{job.name}: {job.mode} within {_limits_text(job.problem)}"
-        others["search.png"] = plots.progress_png(result.history, title)
+        others["search.png"] = plots.progress_png(result.history, title, job.figure_of_merit)
     return others

@@ -330,6 +330,14 @@ def test_a_predictor_of_pairs_without_a_card_is_of_unknown_origin(home, call, en
     assert "None px" not in out + err
 
 
+@pytest.mark.parametrize(("risk", "told"), [("2", "lower bound of"), ("0", "predicted accuracy")])
+def test_the_plot_tells_what_is_ranked_by(home, call, ensemble, monkeypatch, risk, told):
+    told_of = []
+    monkeypatch.setattr(searching.plots, "progress_png", lambda *args: told_of.append(args) or b"")
+    call("search", "--exp_name=found", "--constraint=9", f"--risk={risk}", QUICK)
+    assert told_of[0][-1].startswith(told)
+
+
 def test_risk_ranks_by_a_lower_bound(home, call, ensemble):
     status, out, _ = call("search", "--exp_name=found", "--constraint=9", "--risk=2", QUICK)
     assert status == 0

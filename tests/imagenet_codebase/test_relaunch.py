@@ -44,50 +44,46 @@ def test_two_processes_finetune_as_one(home, capsys):
     assert "on the 360 test images of digits at 32 px" in capsys.readouterr().out
 
 
-def test_killed_while_two_processes_run_leaves_none_of_them_behind(home):
-    recipe = ("--n_epochs=1000", "--epoch_images=64", "--batch_size=16", "--save_every=1")
-    flags = ("--exp_name=small", "--nproc=2", "--dataset=digits", "--image_size=32", *recipe)
+@contextlib.contextmanager
+def running(*argv, stderr=subprocess.STDOUT):
+    """Start Python with these arguments; what is left of it in the end is killed."""
     process = subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "quant_aware.py"), *flags],
+        [sys.executable, *argv],
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         text=True,
         env=ENVIRONMENT,
         start_new_session=True,
     )
     try:
-        seen = next((line for line in process.stdout if line.startswith("epoch")), None)
-        assert seen
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_killed_while_two_processes_run_leaves_none_of_them_behind(home):
+    recipe = ("--n_epochs=1000", "--epoch_images=64", "--batch_size=16", "--save_every=1")
+    flags = ("--exp_name=small", "--nproc=2", "--dataset=digits", "--image_size=32", *recipe)
+    with running(str(REPOSITORY / "quant_aware.py"), *flags) as process:
+        assert next((line for line in process.stdout if line.startswith("epoch")), None)
         process.kill()
         process.wait()
         # The pipe ends when the last process that could write to it has ended.
         process.communicate(timeout=60)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
     assert (home / "exps" / "small" / "checkpoint" / "last.pth.tar").is_file()
 
 
 def test_torchrun_starts_all_again_when_one_is_lost_and_they_go_on(home):
     recipe = ("--n_epochs=4", "--epoch_images=64", "--batch_size=16", "--save_every=1", "--restart")
     flags = ("--exp_name=small", "--dataset=digits", "--image_size=32", *recipe)
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    process = subprocess.Popen(
-        [sys.executable, *torchrun, "--max_restarts=1", str(REPOSITORY / "quant_aware.py"), *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=ENVIRONMENT,
-        start_new_session=True,
-    )
-    try:
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=1")
+    command = ("-m", *torchrun, str(REPOSITORY / "quant_aware.py"), *flags)
+    with running(*command, stderr=subprocess.DEVNULL) as process:
         assert next((line for line in process.stdout if line.startswith("epoch   1/4")), None)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGKILL)
         lines = process.communicate(timeout=60)[0].splitlines()
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 0
     assert any(line.startswith("going on after epoch") for line in lines)
     assert sum(line.startswith("epoch   4/4") for line in lines) == 1

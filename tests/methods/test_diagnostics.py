@@ -131,6 +131,6 @@ def test_plots_are_png_files():
         plots.Curve(label="tight", points=((5.0, 0.8), (7.0, 0.9))),
         plots.Curve(label="loose", points=((5.0, 0.85),)),
     ]
-    for png in (plots.progress_png(history, "a"), plots.front_png(curves, "ms", "b")):
+    for png in (plots.progress_png(history, "a", "x"), plots.front_png(curves, "ms", "b", "x")):
         assert png.startswith(b"\x89PNG")
         assert len(png) > 5000
