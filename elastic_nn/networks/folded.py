@@ -63,7 +63,8 @@ class _FoldedConv(nn.Module):
         bias = bn.bias[:n] - bn.running_mean[:n] * gain
         own, read = _step(conv), _step(reader.conv) if reader is not None else None
         # An unsigned input was rounded by the layer that wrote it.
-        self.input = own if own and conv.signed_input else None
+        step, self.levels = own if own and conv.signed_input else (None, 0)
+        self.register_buffer("step", step)
         ceiling = RELU6_CEILING
         if read:
             gain, bias = gain / read[0], bias / read[0]
@@ -79,8 +80,8 @@ class _FoldedConv(nn.Module):
         self.rounds = read is not None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.input:
-            x = _round(x, *self.input, signed=True)
+        if self.step is not None:
+            x = _round(x, self.step, self.levels, signed=True)
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
         if self.ceiling is not None:
             x.clamp_(0, self.ceiling)
@@ -102,16 +103,17 @@ class _Head(nn.Module):
 
     def __init__(self, linear: QuantizedLayer) -> None:
         super().__init__()
-        self.input = _step(linear)
+        step, self.levels = _step(linear) or (None, 0)
+        self.register_buffer("step", step)
         weight = linear.quantized_filter(linear.in_features)
-        weight = weight * self.input[0] if self.input else weight.clone()
+        weight = weight.clone() if step is None else weight * step
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(linear.bias.clone(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.mean((2, 3))
-        if self.input:
-            x = _round(x, *self.input, signed=False)
+        if self.step is not None:
+            x = _round(x, self.step, self.levels, signed=False)
         return F.linear(x, self.weight, self.bias)
 
 

@@ -47,3 +47,8 @@ def test_it_is_a_copy(net, images):
     for parameter in net.parameters():
         parameter.data.zero_()
     assert torch.equal(folded(images), before)
+
+
+def test_all_of_it_moves_to_a_device(net, images):
+    net.activate(net.space.decode(net.space.sample(np.random.default_rng(1), 1))[0])
+    assert fold(net).to("meta")(images.to("meta")).shape == (16, 5)
