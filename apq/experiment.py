@@ -49,15 +49,15 @@ class Experiment:
         """Raise ApqError when `create` would fail, before time is spent on what it would keep."""
         path = cls.path_for(name, root)
         files.check_writable(path, may_be_folder=True)
-        if path.exists() and not overwrite:
-            raise ApqError(
-                f"experiment {path} exists: choose another --exp_name, or replace it with "
-                "--overwrite"
-            )
         if path.is_dir() and any(path.iterdir()) and not (path / "arch").is_file():
             raise ApqError(
                 f"{path} is no experiment, and replacing it would lose what is in it: choose "
                 "another --exp_name, or move it away"
+            )
+        if path.exists() and not overwrite:
+            raise ApqError(
+                f"experiment {path} exists: choose another --exp_name, or replace it with "
+                "--overwrite"
             )
         with _untouched(path):
             pass

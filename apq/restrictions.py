@@ -42,17 +42,11 @@ def freeze(domain: Domain, parts: Sequence[str], subnet: Subnet) -> Domain:
         raise ApqError("the subnet to freeze from has no bits: freeze its architecture alone")
     if not parts:
         return domain
+    genes = domain.space.encode([subnet])
     if "architecture" not in parts:
-        known["bits"] = known["bits"][_is_active(subnet)]
+        known["bits"] = known["bits"][np.tile(domain.space.active(genes)[0], len(BIT_FIELDS))]
     columns = np.unique(np.concatenate([known[part] for part in parts]))
-    return domain.fix(columns, domain.space.encode([subnet])[0, columns])
-
-
-def _is_active(subnet: Subnet) -> np.ndarray:
-    """Return whether the subnet has the block of each bit gene, in the genes' order."""
-    active = {block.index for block in subnet.active_blocks}
-    has = [block.index in active for block in subnet.space.blocks]
-    return np.tile(has, len(BIT_FIELDS))
+    return domain.fix(columns, genes[0, columns])
 
 
 def exclude_bits(domain: Domain, bits: Sequence[int]) -> Domain:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lut.parsing import QUANTITIES
+
 if TYPE_CHECKING:
     from lut.table import Table
 
@@ -47,9 +49,7 @@ def diff(a: Table, b: Table) -> TableDiff:
         only_in_b=tuple(key for key in b.layers if key not in a.layers),
         n_common=len(common),
         largest=tuple(
-            _largest(quantity, common, a.layers, b.layers)
-            for quantity in ("latency", "energy")
-            if common
+            _largest(quantity, common, a.layers, b.layers) for quantity in QUANTITIES if common
         ),
     )
 

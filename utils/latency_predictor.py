@@ -25,6 +25,7 @@ from lut.layers import (
     fixed_layers,
     input_sizes,
 )
+from lut.parsing import QUANTITIES
 
 CostType = Literal["latency", "energy", "bitops", "size"]
 Accounting = Literal["paper", "full"]
@@ -183,7 +184,7 @@ class LatencyPredictor:
     def _bit_costs(self, layer: Layer) -> np.ndarray:
         """Return a layer's cost at each (weight bits, activation bits), shape (bits, bits)."""
         bits = self.space.bits
-        from_table = self.type in ("latency", "energy")
+        from_table = self.type in QUANTITIES
         entries = []
         if from_table or self._table_decides:
             entries = [self.table.layers.get(layer.key(w, a)) for w in bits for a in bits]
@@ -214,12 +215,12 @@ class LatencyPredictor:
     def _fixed_layers(self) -> dict[str, Layer]:
         """Return the fixed layers that the cost counts, by name."""
         layers = fixed_layers(self.space, self.image_size, self.n_classes)
-        if self.accounting == "full" or self.type in ("bitops", "size"):
+        if self.accounting == "full" or self.type not in QUANTITIES:
             return layers
         return {name: layers[name] for name in PAPER_FIXED_LAYERS}
 
     def _sum_fixed_layers(self) -> float:
-        if self.type in ("latency", "energy"):
+        if self.type in QUANTITIES:
             self._check_fixed_layers()
             costs = [
                 self.table.fixed(name, self.space, self.n_classes) for name in self._fixed_layers()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from apq.cli.tables import format_table
 from apq.provenance import figure_of
+from lut.parsing import QUANTITIES
 from methods.diagnostics import accuracy_rows, heaviest
 from methods.prediction.cards import ABOUT_SEARCHED, FULL, LAST_ROUND, TRANSFER
 
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from methods.find import Found
     from utils.latency_predictor import CostRow
 
-FULL_PRECISION_NOTE = (
-    "note: the accuracy is of the subnet in full precision: this predictor knows no bits"
-)
 HEADERS = ("block", "kernel", "width", "pw bits", "dw bits", "ms", "mJ")
 
 
@@ -31,10 +29,11 @@ def format_found(found: Found, job: Job) -> str:
         f"{budget(limit.maximum, limit.cost.unit)}"
         for limit, value in zip(found.problem.limits, found.costs, strict=True)
     )
+    counted = what_counts([limit.cost.type for limit in found.problem.limits], cost.accounting)
     lines = [
         format_table(HEADERS, list(_rows(found.subnet, layers))),
         "",
-        f"{used} at {cost.image_size} px ({cost.accounting} accounting); "
+        f"{used} at {cost.image_size} px ({counted}); "
         f"{result.n_evaluated:,} subnets in {result.seconds:.1f} s",
         _what_is_heavy(found, layers),
     ]
@@ -51,6 +50,11 @@ def amount(value: float, unit: str) -> str:
 def budget(value: float, unit: str) -> str:
     """Return the limit of a cost with its unit, as short as it was given."""
     return f"{value:g} {unit}" if unit in ("ms", "mJ") else f"{value:,.0f} {unit}"
+
+
+def what_counts(types: Sequence[str], accounting: str) -> str:
+    """Return which layers are in costs of these types; in bit operations and size all are."""
+    return f"{accounting} accounting" if set(types) & set(QUANTITIES) else "whole network"
 
 
 def _what_is_heavy(found: Found, layers: Sequence[CostRow]) -> str:
@@ -82,47 +86,42 @@ def _accuracy_lines(found: Found, job: Job) -> list[str]:
 
 
 def accuracy_origin(job: Job) -> list[str]:
-    """Return on what data the accuracy was learned, and a note where the costs differ in size."""
+    """Return on what data the accuracy was learned, and notes on what it is not of."""
     card, image_size = job.accuracy.card, job.costs["latency"].image_size
     dataset, trained_at = card.get("dataset"), card.get("image_size")
-    error = _expected_error(card, job.accuracy.quantized)
-    notes = [] if job.accuracy.quantized else [FULL_PRECISION_NOTE]
+    origin, notes = "of unknown origin", []
+    if not job.accuracy.quantized:
+        notes.append(
+            "note: the accuracy is of the subnet in full precision: this predictor knows no bits"
+        )
     # The pairs it learned from may have had no card.
-    if not (isinstance(dataset, str) and dataset and type(trained_at) is int):
-        return ["of unknown origin" + error, *notes]
-    origin = f"learned on {dataset} at {trained_at} px"
-    if trained_at == image_size:
-        return [origin + error, *notes]
-    return [
-        origin + error,
-        *notes,
-        f"note: the accuracy was learned at {trained_at} px and the cost is at {image_size} px; "
-        f"--image_size={trained_at} searches both at one size",
-    ]
+    if isinstance(dataset, str) and dataset and type(trained_at) is int:
+        origin = f"learned on {dataset} at {trained_at} px"
+        if trained_at != image_size:
+            notes.append(
+                f"note: the accuracy was learned at {trained_at} px and the cost is at "
+                f"{image_size} px; --image_size={trained_at} searches both at one size"
+            )
+    return [origin + _expected_error(card, job.accuracy.quantized), *notes]
 
 
 def _expected_error(card: Mapping[str, Any], quantized: bool) -> str:
     """Return how far off the prediction may be, as far as the predictor's card tells."""
-    if not quantized:  # the other figures are of the predictor that knows the bits
-        rmse = figure_of(card, "figures", FULL, "rmse")
-        return "" if rmse is None else _off_by(rmse, "random")
+    # The card of one that knows no bits tells the figures of its quantized sibling, too.
+    told = {ABOUT_SEARCHED: "searched", TRANSFER: "random"} if quantized else {FULL: "random"}
     # A search goes where a predictor is too hopeful: what searches found says how much.
-    bias = figure_of(card, "figures", ABOUT_SEARCHED, LAST_ROUND, "bias")
+    bias = figure_of(card, "figures", ABOUT_SEARCHED, LAST_ROUND, "bias") if quantized else None
     if bias is not None:
         less, below = ("less", "below") if bias >= 0 else ("more", "above")
         return (
             f"; expect about {abs(bias):.1f} points {less}: the last searched subnets measured "
             f"that much {below} their prediction"
         )
-    for name, kind in ((ABOUT_SEARCHED, "searched"), (TRANSFER, "random")):
+    for name, kind in told.items():
         rmse = figure_of(card, "figures", name, "rmse")
         if rmse is not None:
-            return _off_by(rmse, kind)
+            return f", off by {rmse:.1f} points (RMSE) on {kind} subnets held out"
     return ""
-
-
-def _off_by(rmse: float, kind: str) -> str:
-    return f", off by {rmse:.1f} points (RMSE) on {kind} subnets held out"
 
 
 def _rows(subnet: Subnet, layers: Sequence[CostRow]) -> Iterator[tuple]:

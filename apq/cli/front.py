@@ -11,7 +11,7 @@ import numpy as np
 
 from apq import files
 from apq.cli import parser as cli
-from apq.cli.found_text import accuracy_origin
+from apq.cli.found_text import accuracy_origin, what_counts
 from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.experiment import Experiment
@@ -145,11 +145,10 @@ def _plot(name: str, point: Point, rows: Sequence[dict[str, Any]]) -> bytes:
             )
             value = row.get("lower_bound") or row["predicted_accuracy"]
             curves.setdefault(label, []).append((row[f"max_{first}"], value))
-    # Bit operations and size are always of the whole network.
-    accounting = f", {cost.accounting} accounting" if cost.type in ("latency", "energy") else ""
+    counted = what_counts([cost.type], cost.accounting)
     return plots.front_png(
         [plots.Curve(label=label, points=tuple(sorted(c))) for label, c in curves.items()],
-        f"{cost.type} budget ({cost.unit}, at {cost.image_size} px{accounting})",
+        f"{cost.type} budget ({cost.unit}, at {cost.image_size} px, {counted})",
         f"{name}: the best subnets found by {point.job.mode}",
         point.job.figure_of_merit,
     )

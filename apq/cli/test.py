@@ -10,7 +10,7 @@ from apq import files
 from apq.cli import parser as cli
 from apq.cli.costs import load_table
 from apq.cli.data import add_data, open_data
-from apq.cli.found_text import amount, budget
+from apq.cli.found_text import amount, budget, what_counts
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.errors import ApqError
@@ -125,7 +125,8 @@ def _print_search(report: dict[str, Any], table: Table) -> None:
     limits = report.get("use_of_limits", [{**first, "cost": report["cost"]}])
     maxima = ", ".join(budget(row["maximum"], row["unit"]) for row in limits)
     costs = ", ".join(f"{row['type']} {amount(row['cost'], row['unit'])}" for row in limits)
-    print(f"searched under {maxima}: {costs} ({report['accounting']} accounting)")
+    counted = what_counts([row["type"] for row in limits], report["accounting"])
+    print(f"searched under {maxima}: {costs} ({counted})")
     if report.get("table_sha256") != table.sha256():
         print(
             "note: the search used another table of costs; name it with --lut, or its --image_size"

@@ -16,6 +16,7 @@ import numpy as np
 
 from apq.subnet import Subnet
 from imagenet_codebase.run_manager import distributed
+from lut.parsing import QUANTITIES
 from methods import guided
 from methods.prediction.cards import LAST_ROUND
 from methods.prediction.collect import Quota
@@ -24,7 +25,6 @@ from methods.problem import Limit, SearchProblem
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
 
-TYPES = ("latency", "energy")
 # Where between the cheapest subnet and the most expensive, on a logarithmic scale, budgets are
 # drawn: next to the ends there are few subnets.
 SHARES = (0.02, 0.8)
@@ -64,7 +64,7 @@ def searched_subnets(
     Without end, from the search of number `first`; one that is found again is not yielded again.
     """
     space, seen = predictor.space, set()
-    costs = [LatencyPredictor(type_, image_size, space) for type_ in TYPES]
+    costs = [LatencyPredictor(type_, image_size, space) for type_ in QUANTITIES]
     ends = [np.log([cost.minimum()[0], cost.maximum()[0]]) for cost in costs]
     for number in itertools.count(first):
         rng = np.random.default_rng([seed, number])

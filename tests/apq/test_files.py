@@ -112,8 +112,9 @@ def test_an_existing_experiment_is_replaced_only_when_asked(tmp_path):
 def test_a_folder_that_is_no_experiment_is_never_replaced(tmp_path):
     (tmp_path / "found").mkdir()
     (tmp_path / "found" / "front.csv").write_text("kept")
-    with pytest.raises(ApqError, match=r"found is no experiment, and replacing it would lose"):
-        make(tmp_path, overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(ApqError, match=r"found is no experiment, and replacing it would lose"):
+            make(tmp_path, overwrite=overwrite)
     assert (tmp_path / "found" / "front.csv").read_text() == "kept"
     (tmp_path / "found" / "front.csv").unlink()
     make(tmp_path, overwrite=True)

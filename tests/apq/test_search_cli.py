@@ -82,7 +82,9 @@ def test_several_limits_are_kept_at_once(home, call):
 
 
 def test_a_limit_alone_needs_no_constraint(home, call):
-    assert call("search", "--exp_name=found", "--max_size_bytes=2.9e6", QUICK)[0] == 0
+    status, out, _ = call("search", "--exp_name=found", "--max_size_bytes=2.9e6", QUICK)
+    assert status == 0
+    assert "at 224 px (whole network)" in out
     assert cost(found().subnet(), "size") <= 2.9e6
     assert found().report()["type"] == "size"
     status, out, _ = call("test", "--exp_dir=exps/found")

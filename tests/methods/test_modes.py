@@ -224,6 +224,16 @@ def test_the_exact_minimum_returns_the_cheapest(mode: str, problem, latency) -> 
 
 
 @EVERY_MODE
+def test_ctrl_c_before_anything_is_known_ends_the_search(mode: str, problem, monkeypatch) -> None:
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("methods.run.Run._record", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(mode, problem[0])
+
+
+@EVERY_MODE
 def test_ctrl_c_patience_and_time_keep_the_best_so_far(mode: str, problem) -> None:
     problem, seen, _ = problem
     seen.clear()
