@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lut.parsing import QUANTITIES
+from lut.costs import QUANTITIES
 
 if TYPE_CHECKING:
     from lut.table import Table

@@ -10,10 +10,10 @@ from apq.checks import TOO_LARGE
 from apq.errors import ApqError
 from lut.accelerator import Accelerator
 from lut.bitfusion import COMPONENTS
+from lut.costs import QUANTITIES
 from lut.layers import PAPER_FIXED_LAYERS, STEM_STRIDE, check_image_size
 from lut.lookup import is_key, parse_key
 
-QUANTITIES = ("latency", "energy")
 OURS = ("model_version", "image_size", "accelerator", "component_names", "layers", "components")
 # Components are printed to the last digit, so that only a wrong file misses their sum by this.
 SUM_TOLERANCE = 1e-9

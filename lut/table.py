@@ -195,11 +195,8 @@ def build(
 
 def build_with_bar(image_size: int) -> Table:
     """Build the default accelerator's table as `build` does, with a bar where somebody watches."""
-    bar = Counter(f"{image_size} px", 1)
-    try:
+    with Counter(f"{image_size} px", 1) as bar:
         return build(image_size, progress=bar.update)
-    finally:
-        bar.close()
 
 
 def _head_and_tail(

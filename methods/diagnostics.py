@@ -12,6 +12,7 @@ import numpy as np
 from apq import files
 from apq.errors import ApqError
 from apq.subnet import Subnet
+from lut.costs import COSTS
 from methods.problem import SearchProblem
 from methods.run import Candidates, SearchRecord
 from utils.latency_predictor import CostRow, LatencyPredictor
@@ -20,18 +21,12 @@ if TYPE_CHECKING:
     from utils.accuracy_predictor import AccuracyPredictor
     from utils.ensemble import PredictorEnsemble
 
-COST_COLUMNS = {
-    "latency": "latency_ms",
-    "energy": "energy_mj",
-    "bitops": "bitops",
-    "size": "size_bytes",
-}
 HISTORY_COLUMNS = ("step", "n_evaluated", "seconds", "best_accuracy")
 
 
 def cost_columns(problem: SearchProblem) -> list[str]:
     """Return the names of the limits' costs, units included."""
-    return [COST_COLUMNS[limit.cost.type] for limit in problem.limits]
+    return [COSTS[limit.cost.type].column for limit in problem.limits]
 
 
 def history_csv(history: Iterable[SearchRecord], problem: SearchProblem) -> bytes:
@@ -74,7 +69,7 @@ def all_costs(
     subnets: Sequence[Subnet], costs: Mapping[str, LatencyPredictor]
 ) -> list[dict[str, float]]:
     """Return every cost of every subnet, by name with unit."""
-    columns = {COST_COLUMNS[name]: model.predict(subnets) for name, model in costs.items()}
+    columns = {COSTS[kind].column: model.predict(subnets) for kind, model in costs.items()}
     return [{name: float(v[i]) for name, v in columns.items()} for i in range(len(subnets))]
 
 

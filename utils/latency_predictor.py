@@ -17,6 +17,7 @@ from apq.space import PAPER_SPACE, Block, SearchSpace, as_genes
 from apq.subnet import Subnet
 from lut import table as lut_table
 from lut.complexity import Bits, bitops, size_bytes
+from lut.costs import COSTS, QUANTITIES
 from lut.layers import (
     IMAGENET_CLASSES,
     PAPER_FIXED_LAYERS,
@@ -25,11 +26,9 @@ from lut.layers import (
     fixed_layers,
     input_sizes,
 )
-from lut.parsing import QUANTITIES
 
 CostType = Literal["latency", "energy", "bitops", "size"]
 Accounting = Literal["paper", "full"]
-UNITS: dict[str, str] = {"latency": "ms", "energy": "mJ", "bitops": "BitOps", "size": "bytes"}
 BLOCK_LAYER_NAMES = ("expand", "depthwise", "project")
 
 
@@ -98,7 +97,7 @@ class LatencyPredictor:
     @property
     def unit(self) -> str:
         """Unit of the cost: `ms`, `mJ`, `BitOps` or `bytes`."""
-        return UNITS[self.type]
+        return COSTS[self.type].unit
 
     @cached_property
     def table(self) -> lut_table.Table:

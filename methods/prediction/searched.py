@@ -16,7 +16,7 @@ import numpy as np
 
 from apq.subnet import Subnet
 from imagenet_codebase.run_manager import distributed
-from lut.parsing import QUANTITIES
+from lut.costs import QUANTITIES
 from methods import guided
 from methods.prediction.cards import LAST_ROUND
 from methods.prediction.collect import Quota

@@ -15,11 +15,12 @@ from apq.errors import ApqError
 from apq.space import PAPER_SPACE, SearchSpace, Stage
 from apq.subnet import Subnet, largest, smallest
 from lut.accelerator import Accelerator
+from lut.costs import COSTS
 from lut.layers import block_layers, input_sizes
 from lut.table import Table, for_image_size, load
-from utils.latency_predictor import UNITS, LatencyPredictor
+from utils.latency_predictor import LatencyPredictor
 
-TYPES = tuple(UNITS)
+TYPES = tuple(COSTS)
 ROW_FIELD = {
     "latency": "latency_ms",
     "energy": "energy_mj",
