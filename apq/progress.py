@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,67 +25,42 @@ def track(items: Iterable[T], description: str, **options: Any) -> Iterable[T]:
 
 
 class Counter:
-    """A `progress` bar over a known number of steps; none without a description or a terminal."""
+    """A `progress` bar over a known number of steps; none without a description or a terminal.
 
-    def __init__(self, description: str, total: int, done: int = 0) -> None:
+    As a context: its line ends with it.
+    """
+
+    def __init__(self, description: str, total: float, done: float = 0) -> None:
         self._bar = None
         if description and is_terminal():
             from progress.bar import Bar
 
-            self._bar = Bar(description, max=total, suffix="%(index)d/%(max)d  %(note)s%(eta)d s ")
-            self._bar.note = ""
+            self._bar = Bar(description, max=total, suffix="%(index)d/%(max)d  %(note)s%(left)d s ")
+            self._bar.note, self._bar.left = "", 0
             self._bar.index = min(done, total)
+            self._share_before = self._bar.progress
+            self._started = time.monotonic()
+
+    def __enter__(self) -> Counter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.finish()
 
     def step(self, note: str = "") -> None:
         """Go one step on; `note` is shown beside the count."""
         if self._bar is not None:
-            self._bar.note = f"{note}  " if note else ""
-            self._bar.next()
+            self.update(self._bar.index + 1, self._bar.max, note)
 
-    def update(self, done: int, total: int, note: str = "") -> None:
-        """Show that `done` steps of `total` are behind; `note` is shown beside the count."""
+    def update(self, done: float, total: float, note: str = "") -> None:
+        """Show that `done` of `total` is behind, in any unit; `note` is shown beside the count."""
         if self._bar is not None:
-            self._bar.max = total
+            self._bar.max, self._bar.index = total, min(done, total)
             self._bar.note = f"{note}  " if note else ""
-            self._bar.goto(min(done, total))
-
-    def close(self) -> None:
-        """End the line."""
-        if self._bar is not None:
-            self._bar.finish()
-
-
-class Interruption:
-    """Whether Ctrl-C was pressed."""
-
-    requested = False
-
-    def __bool__(self) -> bool:
-        return self.requested
-
-
-@contextmanager
-def deferred_interrupt(told: bool = True) -> Iterator[Interruption]:
-    """Turn the first Ctrl-C into a flag to look at between two steps; the second one interrupts.
-
-    A step is then never cut in two, so that what is saved is consistent. With `told`, the user is
-    told that it was heard.
-    """
-    interruption = Interruption()
-
-    def on_signal(number: int, frame: Any) -> None:
-        if interruption.requested:
-            raise KeyboardInterrupt
-        interruption.requested = True
-        if told:
-            print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
-
-    try:
-        previous = signal.signal(signal.SIGINT, on_signal)
-    except ValueError:  # not in the main thread: the caller's own handling stays
-        yield interruption
-        return
-    try:
-        yield interruption
-    finally:
-        signal.signal(signal.SIGINT, previous)
+            # The bar's own estimate is from its last ten calls, and needs whole steps of one unit.
+            gone = self._bar.progress - self._share_before
+            if gone > 0:
+                passed = time.monotonic() - self._started
+                self._bar.left = round(passed * (1 - self._bar.progress) / gone)
+            self._bar.update()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from apq.errors import LOST_WORKER, ApqError, closest
+from apq.interrupts import sigterm_as_interrupt
 
 # Command -> (module, what it does).
 COMMANDS = {
@@ -79,7 +80,9 @@ def _run(command: str, argv: Sequence[str], prog: str) -> int:
             raise ApqError(f"unknown command '{command}'{closest(command, COMMANDS)}")
         module = importlib.import_module(f"apq.cli.{COMMANDS[command][0]}")
         parser = module.make_parser(prog)
-        return module.run(parser.parse(argv))
+        args = parser.parse(argv)
+        with sigterm_as_interrupt():
+            return module.run(args)
     finally:
         sys.stdout.flush()  # what cannot be written is to be told here, not while Python ends
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from apq.errors import ApqError
-from apq.progress import deferred_interrupt, track
+from apq.interrupts import deferred_interrupt
+from apq.progress import track
 from imagenet_codebase.data_providers import DataProvider, Loader
 from imagenet_codebase.run_manager import distributed, health
 from imagenet_codebase.run_manager.averaging import RunningAverage

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from apq.progress import Counter, Interruption, deferred_interrupt
+from apq.interrupts import Interruption, deferred_interrupt
+from apq.progress import Counter
 from apq.provenance import read_card
 from apq.space import SearchSpace
 from apq.subnet import Subnet
@@ -164,18 +165,17 @@ def _fill(
     `images` may be missing.
     """
     have = sum(map(quota.includes, pairs))
-    bar = Counter(quota.what if distributed.is_first() else "", quota.wanted, have)
     new = (subnet for subnet in quota.draw(have) if subnet not in pairs)
     todo = itertools.islice(new, max(0, quota.wanted - have))
     stopped = False
-    for subnet, top1 in distributed.each(todo, lambda subnet: images.top1(subnet)):
-        pairs[subnet] = round(100 * top1, 4)
-        if log:
-            log.add(subnet, pairs[subnet])
-        bar.step(f"{top1:.1%}")
-        if stopped := any(distributed.any_of(bool(interrupted))):
-            break
-    bar.close()
+    with Counter(quota.what if distributed.is_first() else "", quota.wanted, have) as bar:
+        for subnet, top1 in distributed.each(todo, lambda subnet: images.top1(subnet)):
+            pairs[subnet] = round(100 * top1, 4)
+            if log:
+                log.add(subnet, pairs[subnet])
+            bar.step(f"{top1:.1%}")
+            if stopped := any(distributed.any_of(bool(interrupted))):
+                break
     return not stopped
 
 
@@ -214,12 +214,11 @@ def noise_floor(
     subnets = list(pairs)
     places = np.linspace(0, len(subnets) - 1, min(n, len(subnets))).astype(int)
     chosen = [subnets[place] for place in places]
-    bar = Counter("once more" if distributed.is_first() else "", len(chosen))
     off = []
-    for subnet, top1 in distributed.each(chosen, lambda subnet: 100 * top1_of(subnet, 1)):
-        off.append(top1 - pairs[subnet])
-        bar.step()
-        if any(distributed.any_of(bool(interrupted))):
-            break
-    bar.close()
+    with Counter("once more" if distributed.is_first() else "", len(chosen)) as bar:
+        for subnet, top1 in distributed.each(chosen, lambda subnet: 100 * top1_of(subnet, 1)):
+            off.append(top1 - pairs[subnet])
+            bar.step()
+            if any(distributed.any_of(bool(interrupted))):
+                break
     return float(np.sqrt(np.mean(np.square(off)) / 2)) if len(off) == len(chosen) else None

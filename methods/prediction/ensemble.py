@@ -80,15 +80,16 @@ def fit_ensemble(
         raise ApqError(f"an ensemble needs at least two predictors, not {n_members}")
     train, held_out = split_for_ensemble(quantized, settings, precise)
     members = []
-    bar = Counter("ensemble", n_members)
-    for i in range(n_members):
-        seed = int(np.random.SeedSequence([settings.seed, i]).generate_state(1)[0])
-        own = replace(settings, seed=seed, held_out=MEMBER_HELD_OUT)
-        start = fit(full, False, own, cost_fn, space=space, device=device).predictor
-        member = fit(train, True, own, cost_fn, start, space=space, device=device, besides=besides)
-        members.append(member.predictor)
-        bar.step()
-    bar.close()
+    with Counter("ensemble", n_members) as bar:
+        for i in range(n_members):
+            seed = int(np.random.SeedSequence([settings.seed, i]).generate_state(1)[0])
+            own = replace(settings, seed=seed, held_out=MEMBER_HELD_OUT)
+            start = fit(full, False, own, cost_fn, space=space, device=device).predictor
+            member = fit(
+                train, True, own, cost_fn, start, space=space, device=device, besides=besides
+            )
+            members.append(member.predictor)
+            bar.step()
     genes, accuracy = as_arrays(held_out, space)
     mean, spread = PredictorEnsemble(members).mean_and_spread(genes)
     return EnsembleFit(

@@ -110,12 +110,11 @@ class OwnImages:
             return which_right(ready, self._all_val_images()).numpy()
 
         subnets = self._references
-        bar = Counter("reference subnets" if distributed.is_first() else "", len(subnets))
         rows = []
-        for _, row in distributed.each(subnets, right):
-            rows.append(row)
-            bar.step()
-        bar.close()
+        with Counter("reference subnets" if distributed.is_first() else "", len(subnets)) as bar:
+            for _, row in distributed.each(subnets, right):
+                rows.append(row)
+                bar.step()
         return np.array(rows)
 
 

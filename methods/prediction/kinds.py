@@ -73,34 +73,32 @@ def fit_all(
     Raises ApqError when there are too few pairs to hold some out.
     """
     precise_full, precise_quantized = split_pairs(precise or {})
-    bar = Counter("predictors", 6 if searched else 5)
-
     alike = {"settings": settings, "cost_fn": cost_fn, "device": device}
+    with Counter("predictors", 6 if searched else 5) as bar:
 
-    def fit_quantized(**options: Any) -> Fit:
-        result = fit(quantized, True, **alike, precise=precise_quantized, **options)
+        def fit_quantized(**options: Any) -> Fit:
+            result = fit(quantized, True, **alike, precise=precise_quantized, **options)
+            bar.step()
+            return result
+
+        fits = {FULL: fit(full, False, **alike, precise=precise_full)}
         bar.step()
-        return result
-
-    fits = {FULL: fit(full, False, **alike, precise=precise_full)}
-    bar.step()
-    start = fits[FULL].predictor
-    fits[SCRATCH] = fit_quantized()
-    fits[TRANSFER] = fit_quantized(start=start)
-    besides, about = {}, None
-    if searched:
-        besides, judged = hold_out(searched, settings.held_out, settings.seed)
-        fits[SEARCHED] = fit_quantized(start=start, besides=besides)
-        about = AboutSearched(
-            n_held_out=len(judged),
-            own=searched_quality(fits[SEARCHED].predictor, judged),
-            without=searched_quality(fits[TRANSFER].predictor, judged),
-        )
-    source = learn(full, False, settings, device=device)
-    bar.step()
-    last = learn({**quantized, **searched}, True, settings, source, device=device)
-    bar.step()
-    bar.close()
+        start = fits[FULL].predictor
+        fits[SCRATCH] = fit_quantized()
+        fits[TRANSFER] = fit_quantized(start=start)
+        besides, about = {}, None
+        if searched:
+            besides, judged = hold_out(searched, settings.held_out, settings.seed)
+            fits[SEARCHED] = fit_quantized(start=start, besides=besides)
+            about = AboutSearched(
+                n_held_out=len(judged),
+                own=searched_quality(fits[SEARCHED].predictor, judged),
+                without=searched_quality(fits[TRANSFER].predictor, judged),
+            )
+        source = learn(full, False, settings, device=device)
+        bar.step()
+        last = learn({**quantized, **searched}, True, settings, source, device=device)
+        bar.step()
     return AllFits(
         by_name=fits,
         besides=besides,

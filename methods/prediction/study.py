@@ -55,26 +55,27 @@ def run_study(
     precise_full, precise_quantized = split_pairs(precise or {})
     n_left = len(hold_out(quantized, settings.held_out, settings.seed, precise_quantized)[0])
     sizes = sorted({min(size, n_left) for size in sizes})
-    bar = Counter("study", n_seeds * len(sizes))
-    for seed in range(settings.seed, settings.seed + n_seeds):
-        seeded = replace(settings, seed=seed)
-        source = fit(full, False, seeded, cost_fn, device=device, precise=precise_full).predictor
-        for n_train in sizes:
-            for kind, start in ((FROM_SCRATCH, None), (BY_TRANSFER, source)):
-                result = fit(
-                    quantized,
-                    True,
-                    seeded,
-                    cost_fn,
-                    start=start,
-                    n_train=n_train,
-                    device=device,
-                    precise=precise_quantized,
-                )
-                figures = result.precise or result.quality
-                rows.append(StudyRow(kind=kind, seed=seed, **asdict(figures)))
-            bar.step(f"seed {seed}")
-    bar.close()
+    with Counter("study", n_seeds * len(sizes)) as bar:
+        for seed in range(settings.seed, settings.seed + n_seeds):
+            seeded = replace(settings, seed=seed)
+            source = fit(
+                full, False, seeded, cost_fn, device=device, precise=precise_full
+            ).predictor
+            for n_train in sizes:
+                for kind, start in ((FROM_SCRATCH, None), (BY_TRANSFER, source)):
+                    result = fit(
+                        quantized,
+                        True,
+                        seeded,
+                        cost_fn,
+                        start=start,
+                        n_train=n_train,
+                        device=device,
+                        precise=precise_quantized,
+                    )
+                    figures = result.precise or result.quality
+                    rows.append(StudyRow(kind=kind, seed=seed, **asdict(figures)))
+                bar.step(f"seed {seed}")
     return rows
 
 
