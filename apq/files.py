@@ -49,7 +49,7 @@ def check_writable(path: str | Path, may_be_folder: bool = False) -> None:
     path = Path(path)
     if path.is_dir() and not may_be_folder:
         raise ApqError(f"cannot write {path}: it is a folder")
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    nearest = next(p for p in path.absolute().parents if p.exists() or p.is_symlink())
     try:
         tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:

@@ -43,7 +43,11 @@ def make_parser(prog: str) -> cli.Parser:
         "a checkpoint gets the finetuned weights. Goes on where it was stopped.",
     )
     parser.add_argument(
-        "--exp_names", required=True, metavar="A,B,...", help="experiments under exps/"
+        "--exp_names",
+        type=cli.ListOf(str),
+        required=True,
+        metavar="A,B,...",
+        help="experiments under exps/",
     )
     parser.add_argument(
         "--n_random",
@@ -76,7 +80,7 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Finetune all, print the table and write every figure, in as many processes as asked for."""
-    contests = [_contest(name.strip()) for name in args.exp_names.split(",")]
+    contests = [_contest(name) for name in args.exp_names]
     settings = recipe(args)
     return in_processes(args, lambda device: _compare(args, contests, settings, device))
 

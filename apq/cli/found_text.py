@@ -7,22 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from apq.cli.tables import format_table
 from apq.provenance import figure_of
-from lut.parsing import QUANTITIES
+from lut.costs import amount, budget, what_counts
 from methods.diagnostics import accuracy_rows, heaviest
 from methods.prediction.cards import ABOUT_SEARCHED, FULL, LAST_ROUND, TRANSFER
 
 if TYPE_CHECKING:
-    from apq.cli.searching import Job
     from apq.subnet import Subnet
     from methods.find import Found
+    from methods.request import SearchRequest
     from utils.latency_predictor import CostRow
 
+# The network's output has no bounds, and a search goes where it is high.
+UNBOUND = "note: the predictor is not bound to 100%; above it, its figures only rank"
 HEADERS = ("block", "kernel", "width", "pw bits", "dw bits", "ms", "mJ")
 
 
-def format_found(found: Found, job: Job) -> str:
+def format_found(found: Found, request: SearchRequest) -> str:
     """Return the winner as text: a row a block, totals, and where the accuracy comes from."""
-    cost, result = job.costs["latency"], found.result
+    cost, result = request.costs["latency"], found.result
     layers = cost.breakdown(found.subnet)
     used = ", ".join(
         f"{limit.cost.type} {amount(value, limit.cost.unit)} of "
@@ -39,22 +41,7 @@ def format_found(found: Found, job: Job) -> str:
     ]
     if result.interrupted:
         lines.append("stopped early: this is the best so far; the same command goes on from here")
-    return "\n".join([*lines, *_accuracy_lines(found, job)])
-
-
-def amount(value: float, unit: str) -> str:
-    """Return a cost with its unit; bytes and bit operations are whole numbers."""
-    return f"{value:.3f} {unit}" if unit in ("ms", "mJ") else f"{value:,.0f} {unit}"
-
-
-def budget(value: float, unit: str) -> str:
-    """Return the limit of a cost with its unit, as short as it was given."""
-    return f"{value:g} {unit}" if unit in ("ms", "mJ") else f"{value:,.0f} {unit}"
-
-
-def what_counts(types: Sequence[str], accounting: str) -> str:
-    """Return which layers are in costs of these types; in bit operations and size all are."""
-    return f"{accounting} accounting" if set(types) & set(QUANTITIES) else "whole network"
+    return "\n".join([*lines, *_accuracy_lines(found, request)])
 
 
 def _what_is_heavy(found: Found, layers: Sequence[CostRow]) -> str:
@@ -70,27 +57,28 @@ def _what_is_heavy(found: Found, layers: Sequence[CostRow]) -> str:
     return f"to spare: {spare}; {'; '.join(heavy)}"
 
 
-def _accuracy_lines(found: Found, job: Job) -> list[str]:
+def _accuracy_lines(found: Found, request: SearchRequest) -> list[str]:
     """Return what is predicted of the winner, and what the prediction comes from."""
-    origin, *notes = accuracy_origin(job)
-    row, *_ = accuracy_rows(job.accuracy, found.result.candidates)
-    # The network's output is not bound to 100 %, where a search likes to go.
-    lines = [f"predicted accuracy {min(row['predicted_accuracy'], 1.0):.2%}, {origin}"]
+    origin, *notes = accuracy_origin(request)
+    row, *_ = accuracy_rows(request.accuracy, found.result.candidates)
+    lines = [f"predicted accuracy {row['predicted_accuracy']:.2%}, {origin}"]
+    if row["predicted_accuracy"] > 1:
+        notes.append(UNBOUND)
     if "spread" in row:
         lines.append(
             f"ranked by a lower bound: mean {row['predicted_accuracy']:.2%} - "
-            f"{job.accuracy.risk:g} x spread {row['spread']:.2%} of {len(job.accuracy.predictors)} "
-            f"predictors = {row['lower_bound']:.2%}"
+            f"{request.accuracy.risk:g} x spread {row['spread']:.2%} of "
+            f"{len(request.accuracy.predictors)} predictors = {row['lower_bound']:.2%}"
         )
     return [*lines, *notes]
 
 
-def accuracy_origin(job: Job) -> list[str]:
+def accuracy_origin(request: SearchRequest) -> list[str]:
     """Return on what data the accuracy was learned, and notes on what it is not of."""
-    card, image_size = job.accuracy.card, job.costs["latency"].image_size
+    card, image_size = request.accuracy.card, request.costs["latency"].image_size
     dataset, trained_at = card.get("dataset"), card.get("image_size")
     origin, notes = "of unknown origin", []
-    if not job.accuracy.quantized:
+    if not request.accuracy.quantized:
         notes.append(
             "note: the accuracy is of the subnet in full precision: this predictor knows no bits"
         )
@@ -102,7 +90,7 @@ def accuracy_origin(job: Job) -> list[str]:
                 f"note: the accuracy was learned at {trained_at} px and the cost is at "
                 f"{image_size} px; --image_size={trained_at} searches both at one size"
             )
-    return [origin + _expected_error(card, job.accuracy.quantized), *notes]
+    return [origin + _expected_error(card, request.accuracy.quantized), *notes]
 
 
 def _expected_error(card: Mapping[str, Any], quantized: bool) -> str:

@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from apq import files
 from apq.cli import parser as cli
-from apq.cli.found_text import accuracy_origin, what_counts
+from apq.cli.found_text import UNBOUND, accuracy_origin
 from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.experiment import Experiment
-from methods import diagnostics, pareto, plots
+from lut.costs import COSTS, what_counts
+from methods import pareto, plots
 from utils.plots import NO_PLOT, can_plot
 
 if TYPE_CHECKING:
-    from apq.cli.searching import Job
-
-
-@dataclass
-class Point:
-    """One combination of budgets, and what is known of it."""
-
-    budgets: dict[str, float]
-    """Of the costs that are swept, by type."""
-    job: Job
-    genes: np.ndarray
-    """The best subnet, (1, n_genes); (0, n_genes) before there is one."""
-    experiment: Experiment | None = None
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the swept costs, units included."""
-        return [diagnostics.COST_COLUMNS[type_] for type_ in self.budgets]
+    from methods.sweep import Point
 
 
 def check_free(name: str, points: Sequence[Point], overwrite: bool) -> None:
@@ -45,6 +28,7 @@ def check_free(name: str, points: Sequence[Point], overwrite: bool) -> None:
     if (folder / "arch").exists():
         raise ApqError(f"{folder} is an experiment: choose another --exp_name for the front")
     path = folder / "front.csv"
+    files.check_writable(path)
     if overwrite or not path.exists():
         return
     columns = [f"max_{column}" for column in points[0].columns]
@@ -73,20 +57,11 @@ def write(name: str, points: Sequence[Point]) -> None:
     rows = _rows(points, done)
     folder = Experiment.path_for(name)
     files.write_text(folder / "front.csv", files.table_csv(rows))
-    shown = (*(f"max_{c}" for c in done[0].columns), "accuracy", *done[0].columns, "efficient")
-    accuracies = [row["predicted_accuracy"] for row in rows]
-    texts = [{**row, "accuracy": a and f"{a:.2%}"} for row, a in zip(rows, accuracies, strict=True)]
-    headers = (*shown, "experiment")
-    print(
-        format_table(
-            [header.replace("_", " ") for header in headers],
-            [[_cell(row[header]) for header in headers] for row in texts],
-        )
-    )
-    origin, *notes = accuracy_origin(points[0].job)
+    print(_as_text(rows, done[0].columns))
+    origin, *notes = accuracy_origin(points[0].request)
     print("\n".join([f"predicted accuracy {origin}", *notes]))
-    if max(a for a in accuracies if a) > 1:
-        print("note: the predictor is not bound to 100%; above it, its figures only rank")
+    if max(row["predicted_accuracy"] or 0 for row in rows) > 1:
+        print(UNBOUND)
     if can_plot():
         files.write_bytes(folder / "front.png", _plot(name, points[0], rows))
     else:
@@ -105,7 +80,7 @@ def _rows(points: Sequence[Point], done: Sequence[Point]) -> list[dict[str, Any]
     figures = ["predicted_accuracy", "spread", "lower_bound"]
     if "spread" not in next(iter(reports.values())):
         figures = figures[:1]
-    figures += [*diagnostics.COST_COLUMNS.values(), "n_evaluated", "seconds"]
+    figures += [*(cost.column for cost in COSTS.values()), "n_evaluated", "seconds"]
     rows = []
     for point in points:
         report = reports.get(id(point), {})
@@ -128,14 +103,27 @@ def _rows(points: Sequence[Point], done: Sequence[Point]) -> list[dict[str, Any]
     return rows
 
 
-def _cell(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+def _as_text(rows: Sequence[dict[str, Any]], swept: Sequence[str]) -> str:
+    """Return the rows for people: budgets, accuracies and costs of what is swept, the names."""
+    accuracies = [figure for figure in ("predicted_accuracy", "lower_bound") if figure in rows[0]]
+    columns = [*(f"max_{c}" for c in swept), *accuracies, *swept, "efficient", "experiment"]
+
+    def cell(row: dict[str, Any], column: str) -> Any:
+        value = row[column]
+        if not isinstance(value, float):
+            return value
+        return f"{value:.2%}" if column in accuracies else f"{value:.6g}"
+
+    return format_table(
+        [column.removeprefix("predicted_").replace("_", " ") for column in columns],
+        [[cell(row, column) for column in columns] for row in rows],
+    )
 
 
 def _plot(name: str, point: Point, rows: Sequence[dict[str, Any]]) -> bytes:
     """Return the plot against the first cost's budget, a line for each budget of the others."""
     first, *others = point.columns
-    cost, *other_costs = (point.job.costs[type_] for type_ in point.budgets)
+    cost, *other_costs = (point.request.costs[type_] for type_ in point.budgets)
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         if row["experiment"]:
@@ -149,6 +137,6 @@ def _plot(name: str, point: Point, rows: Sequence[dict[str, Any]]) -> bytes:
     return plots.front_png(
         [plots.Curve(label=label, points=tuple(sorted(c))) for label, c in curves.items()],
         f"{cost.type} budget ({cost.unit}, at {cost.image_size} px, {counted})",
-        f"{name}: the best subnets found by {point.job.mode}",
-        point.job.figure_of_merit,
+        f"{name}: the best subnets found by {point.request.mode}",
+        point.request.figure_of_merit,
     )

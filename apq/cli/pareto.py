@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from apq.cli import front, search_flags, searching
 from apq.cli import parser as cli
-from apq.cli.front import Point
 from apq.errors import ApqError
 from apq.experiment import Experiment
-from apq.space import PAPER_SPACE
+from lut.costs import COSTS
 from methods import pareto
-from methods.find import as_found
 from methods.problem import Limit, SearchProblem
+from methods.sweep import Point, Sweep
 
 if TYPE_CHECKING:
     from apq.domain import Domain
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 10_000
 DEFAULT_POINTS = (8, 4)  # along one cost; along each of several
-_NO_GENES = np.empty((0, PAPER_SPACE.n_genes), dtype=np.int64)
 
 
 def make_parser(prog: str) -> cli.Parser:
@@ -39,13 +37,12 @@ def make_parser(prog: str) -> cli.Parser:
     parser.add_argument("--exp_name", required=True, metavar="NAME", help="start of the names")
     parser.add_argument(
         "--type",
-        type=search_flags.numbers(cli.one_of(*search_flags.COST_TYPES)),
+        type=cli.ListOf(cli.one_of(*COSTS)),
         default=("latency",),
         metavar="TYPE,...",
-        help=f"what is swept: {', '.join(search_flags.COST_TYPES)}; several give a grid; "
-        "default latency",
+        help=f"what is swept: {', '.join(COSTS)}; several give a grid; default latency",
     )
-    listed = search_flags.numbers(cli.positive_number)
+    listed = cli.ListOf(cli.positive_number)
     parser.add_argument(
         "--from", dest="low", type=listed, metavar="MIN", help="default: the cheapest subnet's"
     )
@@ -54,7 +51,7 @@ def make_parser(prog: str) -> cli.Parser:
     )
     parser.add_argument(
         "--points",
-        type=search_flags.numbers(cli.whole_number(1, MAX_POINTS)),
+        type=cli.ListOf(cli.whole_number(1, MAX_POINTS)),
         metavar="N",
         help="budgets in even steps; default {} along one cost, {} along each of several".format(
             *DEFAULT_POINTS
@@ -74,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """Search under one budget after another; write the front even when stopped."""
     points = _points(args)
     with contextlib.ExitStack() as held:
-        for name in dict.fromkeys([args.exp_name, *(point.job.name for point in points)]):
+        for name in dict.fromkeys([args.exp_name, *(point.request.name for point in points)]):
             held.enter_context(Experiment.claim(name))
         return _run(args, points)
 
@@ -83,12 +80,13 @@ def _run(args: argparse.Namespace, points: list[Point]) -> int:
     front.check_free(args.exp_name, points, args.overwrite)
     possible = [point for point in points if _is_possible(point)]
     if not possible:
-        points[-1].job.problem.check()
+        points[-1].request.problem.check()
     for point in possible:
-        _open(point, args.overwrite)
+        point.open(args.overwrite)
+    sweep = Sweep(points=possible, search=searching.find, tell=cli.warn, overwrite=args.overwrite)
     interrupted = False
     try:
-        interrupted = _sweep(possible, args.overwrite)
+        interrupted = sweep.run()
     finally:
         front.write(args.exp_name, points)
     if interrupted:
@@ -99,28 +97,16 @@ def _run(args: argparse.Namespace, points: list[Point]) -> int:
 def _points(args: argparse.Namespace) -> list[Point]:
     """Return every combination of budgets, none before a tighter one."""
     Experiment.path_for(args.exp_name)  # a bad name is told first
-    settings, domain = search_flags.settings_of(args), search_flags.domain_of(args)
-    costs = search_flags.cost_models(args)
-    budgets, fixed = _budgets(args, costs, domain), search_flags.limits_of(args)
+    shared = searching.Shared.from_flags(args)
+    budgets, fixed = _budgets(args, shared.costs, shared.domain), search_flags.limits_of(args)
     for type_ in budgets:
         if type_ in fixed:
             flag = search_flags.flag_of(type_)
             raise ApqError(f"the {type_} is swept and {flag} bounds it too: leave one of them out")
-    accuracy = search_flags.predictor_of(args, domain)
     points = []
     for combination in pareto.grid(budgets):
-        maxima = {**combination, **fixed}
-        limits = tuple(Limit(costs[type_], maximum) for type_, maximum in maxima.items())
-        problem = SearchProblem(domain.space, accuracy.predict, limits, domain, accuracy.gradients)
-        job = searching.Job(
-            name="-".join([args.exp_name, *map(_plain, combination.values())]),
-            mode=args.mode,
-            problem=problem,
-            settings=settings,
-            accuracy=accuracy,
-            costs=costs,
-        )
-        points.append(Point(combination, job, _NO_GENES))
+        name = "-".join([args.exp_name, *map(_plain, combination.values())])
+        points.append(Point(combination, shared.request(name, {**combination, **fixed})))
     return points
 
 
@@ -169,66 +155,8 @@ def _plain(value: float) -> str:
 def _is_possible(point: Point) -> bool:
     """Whether some subnet keeps the limits; says why not."""
     try:
-        point.job.problem.check()
+        point.request.problem.check()
     except ApqError as error:
-        cli.warn(f"{point.job.name} left out: {error}")
+        cli.warn(f"{point.request.name} left out: {error}")
         return False
     return True
-
-
-def _open(point: Point, overwrite: bool) -> None:
-    """Take over what an earlier run of the same request found; check that there is room else."""
-    point.experiment = searching.finished_of(point.job)
-    if point.experiment:
-        space = point.job.problem.space
-        point.genes = space.encode([point.experiment.subnet(space)])
-    else:
-        searching.check_free(point.job, searching.stopped_of(point.job), overwrite)
-
-
-def _sweep(points: Sequence[Point], overwrite: bool) -> bool:
-    """Search from tight to loose, each from the best that is known; return whether interrupted.
-
-    In the end no point is beaten by the subnet of another one that keeps its limits.
-    """
-    for point in points:
-        start = _usable(point, points)
-        if point.experiment and not pareto.is_beaten(point.job.problem, point.genes, start):
-            continue
-        if not _may_replace(point):
-            continue
-        stopped = searching.stopped_of(point.job)
-        found = searching.find(point.job, start if len(start) else None, stopped)
-        replaces = overwrite or point.experiment is not None
-        experiment = searching.save(point.job, found, stopped, replaces)
-        if found.result.interrupted:
-            return True
-        point.experiment, point.genes = experiment, found.result.genes
-    for point in points:
-        _adopt(point, _usable(point, points))
-    return False
-
-
-def _usable(point: Point, points: Sequence[Point]) -> np.ndarray:
-    known = np.concatenate([_NO_GENES, *(other.genes for other in points)])
-    return pareto.usable(point.job.problem, known)
-
-
-def _may_replace(point: Point) -> bool:
-    """Whether the point's experiment was not worked on since; says so if it was."""
-    if point.experiment and point.experiment.checkpoint_dir.exists():
-        cli.warn(f"{point.experiment.dir} is finetuned and stays; a better subnet is known")
-        return False
-    return True
-
-
-def _adopt(point: Point, known: np.ndarray) -> None:
-    """Give the point the best of the known subnets (N, n_genes) if its own is beaten."""
-    if not pareto.is_beaten(point.job.problem, point.genes, known) or not _may_replace(point):
-        return
-    earlier = searching.read_history(point.experiment, point.job.problem)
-    found = as_found(
-        point.job.problem, point.job.settings, pareto.adopted(point.job.problem, known, earlier)
-    )
-    point.experiment = searching.save(point.job, found, None, overwrite=True)
-    point.genes = found.result.genes

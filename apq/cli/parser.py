@@ -51,6 +51,7 @@ class Parser(argparse.ArgumentParser):
         namespace, rest = (None, unknown) if unknown else self.parse_known_intermixed_args(argv)
         if rest:
             raise ApqError(f"unknown argument '{rest[0]}'{closest(rest[0], known)}")
+        namespace.prog = self.prog
         return namespace
 
     def _take_defaults(self, path: str) -> None:
@@ -69,6 +70,8 @@ class Parser(argparse.ArgumentParser):
             if not isinstance(value, str) or value.lower() not in WORDS:
                 raise ApqError(f"'{_name(action)}' is {value!r}; it must be true or false")
             return WORDS[value.lower()]
+        if isinstance(action.type, ListOf) and isinstance(value, list):
+            value = ",".join(map(str, value))  # as it is typed on the command line
         if not isinstance(value, str) or not value:
             raise ApqError(f"'{_name(action)}' is {value!r}; it must be a number or a word")
         try:
@@ -181,6 +184,17 @@ def whole_number(minimum: int, maximum: int = LARGEST_COUNT) -> Callable[[str], 
     return check
 
 
+class ListOf:
+    """A type for flags that take a list: with commas between, or as one of YAML's."""
+
+    def __init__(self, of: Callable[[str], Any]) -> None:
+        self._of = of
+
+    def __call__(self, text: str) -> tuple:
+        """Parse the words between the commas."""
+        return tuple(self._of(word.strip()) for word in text.split(","))
+
+
 image_size = whole_number(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)
 """The type of the sides of images, in pixels."""
 
@@ -200,6 +214,12 @@ def add_common(parser: Parser) -> None:
 def same_command(args: argparse.Namespace) -> str:
     """Name the command that goes on: one that began anew would do so again."""
     return "the same command" + (" without --restart" if getattr(args, "restart", False) else "")
+
+
+def to_type(args: argparse.Namespace, command: str) -> str:
+    """Return how to type one of the paper's commands: a script where this one is, else `apq`."""
+    is_script = args.prog.endswith(".py")
+    return f"python {command.replace('-', '_')}.py" if is_script else f"apq {command}"
 
 
 def warn(message: str) -> None:

@@ -59,6 +59,6 @@ def _finetune(
         return 130
     print(
         f"best validation top-1 {result.best_top1:.2%}: {experiment.best_checkpoint}\n"
-        f"next: python test.py --exp_dir={EXPERIMENTS_DIR / args.exp_name}"
+        f"next: {cli.to_type(args, 'test')} --exp_dir={EXPERIMENTS_DIR / args.exp_name}"
     )
     return 0

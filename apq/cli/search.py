@@ -34,34 +34,22 @@ def run(args: argparse.Namespace) -> int:
     """Search, print the winner, save the experiment."""
     from apq.cli import searching
     from apq.cli.found_text import format_found
-    from methods.problem import Limit, SearchProblem
+    from methods import saving
     from utils.plots import NO_PLOT, can_plot
 
     Experiment.path_for(args.exp_name)  # a bad name is told first
     maxima = _maxima(args)
-    settings, domain = search_flags.settings_of(args), search_flags.domain_of(args)
-    costs = search_flags.cost_models(args)
-    accuracy = search_flags.predictor_of(args, domain)
-    limits = tuple(Limit(costs[type_], maximum) for type_, maximum in maxima.items())
-    problem = SearchProblem(domain.space, accuracy.predict, limits, domain, accuracy.gradients)
-    problem.check()
-    for note in problem.notes():
+    request = searching.Shared.from_flags(args).request(args.exp_name, maxima)
+    request.problem.check()
+    for note in request.problem.notes():
         cli.warn(note)
-    job = searching.Job(
-        name=args.exp_name,
-        mode=args.mode,
-        problem=problem,
-        settings=settings,
-        accuracy=accuracy,
-        costs=costs,
-    )
     with Experiment.claim(args.exp_name):
-        stopped = searching.stopped_of(job)
-        searching.check_free(job, stopped, args.overwrite)
-        found = searching.find(job, stopped=stopped)
-        text = format_found(found, job)
+        stopped = saving.stopped_of(request)
+        saving.check_free(request, stopped, args.overwrite)
+        found = searching.find(request, stopped=stopped)
+        text = format_found(found, request)
         try:
-            experiment = searching.save(job, found, stopped, args.overwrite)
+            experiment = saving.save(request, found, stopped, args.overwrite)
         except (ApqError, KeyboardInterrupt):
             print(text)  # a full disk must not lose it
             raise
@@ -70,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
         cli.warn(NO_PLOT)
     name = experiment.dir.name
     print(
-        f"saved {experiment.dir}; next: python quant_aware.py --exp_name={name}, "
-        f"then python test.py --exp_dir={experiment.dir}"
+        f"saved {experiment.dir}; next: {cli.to_type(args, 'quant-aware')} --exp_name={name}, "
+        f"then {cli.to_type(args, 'test')} --exp_dir={experiment.dir}"
     )
     return 130 if found.result.interrupted else 0
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from apq.cli import parser as cli
 from apq.cli.costs import load_table
@@ -16,6 +15,7 @@ from apq.experiment import Experiment
 from apq.paths import find_in, find_model
 from apq.provenance import read_card
 from apq.space import PAPER_SPACE
+from lut.costs import COSTS
 from lut.layers import IMAGENET_CLASSES
 from methods.evolution import EvolutionSettings
 from methods.guided import GuidedSettings
@@ -23,34 +23,16 @@ from methods.modes import DEFAULT_MODE, MODES
 from methods.settings import SearchSettings
 
 if TYPE_CHECKING:
-    from utils.accuracy_predictor import AccuracyPredictor
-    from utils.ensemble import PredictorEnsemble
+    from methods.request import Predictor
     from utils.latency_predictor import LatencyPredictor
 
-    Predictor = AccuracyPredictor | PredictorEnsemble
-
 # Flag -> the cost that it bounds.
-MAXIMA = {
-    "max_latency_ms": "latency",
-    "max_energy_mj": "energy",
-    "max_bitops": "bitops",
-    "max_size_bytes": "size",
-}
-COST_TYPES = tuple(MAXIMA.values())
+MAXIMA = {f"max_{cost.column}": kind for kind, cost in COSTS.items()}
 DEFAULT_RISK = 1.0
 # Beyond these, counts and memory run over.
 MAX_CLASSES, MAX_POPULATION = 10**7, 10**6
 # Flags of search settings; which of them a mode knows, its class of settings tells.
 SETTINGS = ("population", "generations", "mutation_prob", "evaluations", "seconds", "patience")
-
-
-def numbers(of: Callable[[str], Any]) -> Callable[[str], tuple]:
-    """Return a type for flags that take a comma-separated list."""
-
-    def check(text: str) -> tuple:
-        return tuple(of(word.strip()) for word in text.split(","))
-
-    return check
 
 
 def add_all(parser: cli.Parser) -> None:
@@ -66,13 +48,12 @@ def add_all(parser: cli.Parser) -> None:
 
 def _add_limits(parser: cli.Parser) -> None:
     group = parser.add_argument_group("limits (in any combination)")
-    units = {"latency": "ms", "energy": "mJ", "bitops": "bit operations", "size": "bytes"}
     for flag, type_ in MAXIMA.items():
         group.add_argument(
             f"--{flag}",
             type=cli.positive_number,
             metavar="MAX",
-            help=f"at most so many {units[type_]}",
+            help=f"at most so many {COSTS[type_].unit}",
         )
 
 
@@ -104,17 +85,17 @@ def _add_domain(parser: cli.Parser) -> None:
     group = parser.add_argument_group("what may vary")
     group.add_argument(
         "--freeze",
-        type=numbers(str),
+        type=cli.ListOf(str),
         default=(),
         metavar="PARTS",
         help="architecture, bits, or stage1,stage2,...: as they are in --freeze_from",
     )
     group.add_argument("--freeze_from", type=Path, metavar="EXP_DIR", help="experiment to keep")
     group.add_argument(
-        "--exclude_bits", type=numbers(cli.whole_number(1)), default=(), metavar="4,..."
+        "--exclude_bits", type=cli.ListOf(cli.whole_number(1)), default=(), metavar="4,..."
     )
     group.add_argument(
-        "--exclude_kernels", type=numbers(cli.whole_number(1)), default=(), metavar="7,..."
+        "--exclude_kernels", type=cli.ListOf(cli.whole_number(1)), default=(), metavar="7,..."
     )
     group.add_argument(
         "--max_width_ratio",
@@ -128,7 +109,7 @@ def _add_accuracy(parser: cli.Parser) -> None:
     group = parser.add_argument_group("accuracy")
     group.add_argument(
         "--acc_predictor_dir",
-        type=numbers(Path),
+        type=cli.ListOf(Path),
         default=(Path("models"),),
         metavar="DIR",
         help="folder of acc_quant.pt, or a file; several, with commas between, are an ensemble",
@@ -200,7 +181,7 @@ def cost_models(args: argparse.Namespace) -> dict[str, LatencyPredictor]:
         type_: LatencyPredictor(
             type_, image_size, table=table, accounting=args.accounting, n_classes=args.n_classes
         )
-        for type_ in COST_TYPES
+        for type_ in COSTS
     }
 
 

@@ -10,13 +10,13 @@ from apq import files
 from apq.cli import parser as cli
 from apq.cli.costs import load_table
 from apq.cli.data import add_data, open_data
-from apq.cli.found_text import amount, budget, what_counts
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.provenance import write_card
 from apq.subnet import Subnet
+from lut.costs import amount, budget, what_counts
 from lut.layers import IMAGENET_CLASSES, PAPER_FIXED_LAYERS
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.dev
     if trained:
         _print_accuracy(experiment, trained, args, device, sha256)
     else:
-        print(f"no accuracy: there is no {experiment.best_checkpoint}{_remedy(experiment)}")
+        print(f"no accuracy: there is no {experiment.best_checkpoint}{_remedy(experiment, args)}")
 
 
 def _table(args: argparse.Namespace, report: dict[str, Any]) -> Table:
@@ -105,8 +105,8 @@ def _table(args: argparse.Namespace, report: dict[str, Any]) -> Table:
     return table
 
 
-def _remedy(experiment: Experiment) -> str:
-    """Say what makes a checkpoint, if quant_aware.py has a name for the folder."""
+def _remedy(experiment: Experiment, args: argparse.Namespace) -> str:
+    """Say what makes a checkpoint, if finetuning has a name for the folder."""
     folder = experiment.dir.resolve()
     try:
         named = Experiment.path_for(folder.name)
@@ -114,7 +114,7 @@ def _remedy(experiment: Experiment) -> str:
         return ""
     if named.resolve() != folder:
         return ""
-    return f"; make it with 'python quant_aware.py --exp_name={folder.name}'"
+    return f"; make it with '{cli.to_type(args, 'quant-aware')} --exp_name={folder.name}'"
 
 
 def _print_search(report: dict[str, Any], table: Table) -> None:

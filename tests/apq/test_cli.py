@@ -2,33 +2,26 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from apq import ApqError, Experiment, cli, files, paths
+from apq import ApqError, Experiment, cli, paths
 from apq.cli import supernet, weights
 from apq.cli.parser import same_command
-from apq.cli.recipe import recipe
 from apq.cli.tables import format_table
 from apq.cli.weights import find_supernet
 from apq.provenance import write_card
 from apq.space import PAPER_SPACE
 from apq.subnet import smallest
-from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from imagenet_codebase.run_manager.states import SavedStates
-from lut import table as lut_table
-from lut.accelerator import Accelerator
-from lut.layers import fixed_layers
 from methods import run as searching_loop
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
@@ -141,20 +134,6 @@ def test_mistakes_are_told_in_one_line(home, call, flags, message):
     assert err.startswith("apq search: error: ")
     assert message in err
     assert not (home / "exps").exists()
-
-
-def test_a_switch_can_be_turned_off_and_set_in_a_file(tmp_path):
-    parser = __import__("apq.cli.quant_aware", fromlist=["make_parser"]).make_parser("apq")
-    assert parser.parse(["--exp_name=x"]).reset_bn is None
-    assert parser.parse(["--exp_name=x", "--reset_bn"]).reset_bn is True
-    assert parser.parse(["--exp_name=x", "--no-reset_bn"]).reset_bn is False
-    (tmp_path / "c.yaml").write_text("reset_bn: true\n")
-    config = f"--config={tmp_path / 'c.yaml'}"
-    assert parser.parse(["--exp_name=x", config]).reset_bn is True
-    assert recipe(parser.parse(["--exp_name=x", config, "--no-reset_bn"])).reset_bn is False
-    assert recipe(parser.parse(["--exp_name=x", "--recipe=best", "--reset_bn"])) == replace(
-        FinetuneSettings(**RECIPES["best"]), reset_bn=True
-    )
 
 
 def test_a_mistyped_required_flag_is_named(home, call):
@@ -270,23 +249,6 @@ def test_an_empty_models_folder_does_not_hide_the_shipped_predictor(tmp_path, mo
     assert call("search", *search_flags())[0] == 0
 
 
-def test_testing_with_another_table_than_the_search_is_said(home, call):
-    call("search", *search_flags(constraint=12.80))
-    _, out, _ = call("test", "--exp_dir=exps/found")
-    assert "searched under 12.8 ms: latency" in out
-    assert "another table" not in out
-    _, out, _ = call("test", "--exp_dir=exps/found", "--image_size=64")
-    assert "the search used another table of costs" in out
-
-
-def test_the_authors_table_gives_the_same_search(home, call, reference):
-    path = reference / "BitFusion_new.b1.dict"
-    assert call("search", *search_flags("ours"))[0] == 0
-    assert call("search", *search_flags("theirs", lut=path))[0] == 0
-    ours, theirs = (Experiment.open(home / "exps" / name) for name in ("ours", "theirs"))
-    assert ours.subnet() == theirs.subnet()
-
-
 def test_ctrl_c_keeps_the_best_so_far(home, call, monkeypatch):
     old = Experiment.create("found", smallest().with_bits(8), 3.0, {"old": True})
     record = searching_loop.SearchRecord
@@ -305,55 +267,6 @@ def test_ctrl_c_keeps_the_best_so_far(home, call, monkeypatch):
     experiment = Experiment.open(home / "exps" / "found.stopped")
     assert experiment.report()["interrupted"]
     assert LatencyPredictor().predict([experiment.subnet()])[0] <= 12.80
-
-
-def test_a_config_file_holds_flags_and_the_command_line_wins(home, call):
-    (home / "run.yaml").write_text(
-        "exp_name: from_file\nconstraint: 12.8\ngenerations: 2\noverwrite: true\n"
-    )
-    assert call("search", "--config=run.yaml")[0] == 0
-    assert call("search", "--config=run.yaml", "--exp_name=typed")[0] == 0
-    assert {p.name for p in (home / "exps").iterdir()} == {"from_file", "typed"}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("constrant: 3", "unknown setting 'constrant' (did you mean 'constraint'?)"),
-        ("constraint: slow", "run.yaml: --constraint: 'slow' is not a number"),
-        ("overwrite: 1", "'overwrite' is '1'; it must be true or false"),
-        ("seed: [1]", "'seed' is ['1']; it must be a number or a word"),
-        ("- 3", "must hold settings"),
-        ("seed: 1\na: [", "run.yaml, line 2: not valid YAML: "),
-        ("seed: !!python/object/apply:os.system ['touch evil']", "it must be a number or a word"),
-        ("seed: 2026-13-45", "run.yaml: --seed: '2026-13-45' is not a whole number"),
-        ("seed: 18446744073709551616", "is too large; at most"),
-        ("exp_name:", "'exp_name' is ''; it must be a number or a word"),
-        ("seed: 1\nseed: 2", "run.yaml, line 2: not valid YAML: 'seed' is there twice"),
-        ("seed: " + "[" * 3000, "run.yaml is no file of settings: it is nested too deeply"),
-    ],
-)
-def test_a_broken_config_file_is_told(home, call, text, message):
-    (home / "run.yaml").write_text(text)
-    status, _, err = call("search", *search_flags(), "--config=run.yaml")
-    assert status == 2
-    assert message in err
-    assert err.count("\n") == 1
-    assert not (home / "evil").exists()
-
-
-def test_two_config_files_are_refused(home, call):
-    for name in ("a.yaml", "b.yaml"):
-        (home / name).write_text("seed: 1\n")
-    status, _, err = call("search", *search_flags(), "--config=a.yaml", "--config", "b.yaml")
-    assert status == 2
-    assert "--config names a.yaml and b.yaml: put all settings into one file" in err
-
-
-def test_a_config_without_a_name_is_told(home, call):
-    status, _, err = call("search", *search_flags(), "--config=")
-    assert status == 2
-    assert "--config names no file" in err
 
 
 @pytest.mark.parametrize(
@@ -445,129 +358,6 @@ def test_a_subnet_without_bits_is_priced_as_one_of_8_bits_and_says_so(home, call
             name == "none"
         )
     assert costs["bits"] == costs["none"]
-
-
-def test_costs_of_a_device_are_not_mixed_with_computed_ones(home, call):
-    Experiment.create("small", smallest().with_bits(8), 1.0, {}, root="exps")
-    own = lut_table.for_image_size(64)
-    layers = {
-        key: {name: 1000 * value for name, value in entry.items()}
-        for key, entry in own.layers.items()
-    }
-    files.write_json(home / "device.json", layers)
-    test = ("test", "--exp_dir=exps/small", "--lut=device.json")
-    status, out, err = call(*test, "--layers")
-    assert status == 0, err
-    assert "whole network" not in out.split("note:")[0]
-    told = "tells no accelerator, and nothing of first_depthwise, first_project, classifier"
-    assert told in out
-    assert "\n       classifier" not in out
-    search = ("search", "--exp_name=x", "--constraint=5000", "--lut=device.json", "--generations=2")
-    status, _, err = call(*search, "--accounting=full")
-    assert status == 2
-    assert "the table lacks first_depthwise, '(32, 32, 32, 3, 1, 1, 32)-W8A8'; " in err
-    # With their entries the whole network is known.
-    fixed = fixed_layers(PAPER_SPACE, 64)
-    for name in ("first_depthwise", "first_project", "classifier"):
-        layers[fixed[name].key(8, 8)] = {"latency": 2.0, "energy": 3.0}
-    files.write_json(home / "device.json", layers)
-    _, out, _ = call(*test)
-    rows = dict(re.findall(r"^(latency.*?)  +([\d.]+)", out, re.MULTILINE))
-    assert float(rows["latency, whole network"]) == pytest.approx(float(rows["latency"]) + 6)
-    assert call(*search, "--accounting=full")[0] == 0
-
-
-def test_costs_that_nothing_published_checks_are_told(home, call):
-    Experiment.create("small", smallest().with_bits(8), 1.0, {}, root="exps")
-    assert call("lut", "build", "--image_size=32", "--out=own.json")[0] == 0
-    other = lut_table.build(32, accelerator=Accelerator(array_rows=32))
-    lut_table.save(other, home / "other.json")
-    for command in (("test", "--exp_dir=exps/small", "--lut"), ("lut", "show")):
-        for name, told in (("own.json", False), ("other.json", True)):
-            status, _, err = call(*command, name)
-            assert status == 0, err
-            note = f"note: {name} is computed for another accelerator than the authors' table"
-            assert (note in err) == told
-
-
-def test_lut_builds_shows_and_compares(home, call, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
-    status, out, _ = call("lut", "build", "--image_size=64", "--out=own.json")
-    assert status == 0
-    assert "own.json" in out
-    status, out, _ = call("lut", "show", "own.json", "--filter=(96, 384, 4, 1", "--limit=2")
-    assert status == 0
-    assert "(96, 384, 4, 1, 1, 0, 1)-W4A4" in out
-    assert "dram" in out
-    assert "and 7 more" in out
-    assert call("lut", "show", "--limit=2", "--filter", "(96, 384, 4, 1", "own.json")[1] == out
-    table = json.loads(Path("own.json").read_text())
-    table["layers"]["tail"]["latency"] *= 1.01
-    Path("other.json").write_text(json.dumps(table))
-    status, out, _ = call("lut", "diff", "own.json", "other.json")
-    assert status == 0
-    assert "tail" in out
-    assert "9.9e-03" in out
-    assert "they differ" in out
-    assert call("lut", "diff", "own.json")[0] == 0
-    status, _, err = call("lut", "diff")
-    assert status == 2
-    assert "'lut diff' takes 1 or 2 table files; got 0" in err
-    status, _, err = call("lut")
-    assert status == 2
-    assert "TABLE" not in err  # it may be left out
-    assert call("lut", "show", "--filter=(97,")[0] == 2
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (
-            ("show", "t.json", "--image_size=96"),
-            "--image_size has no effect on a table from",
-        ),
-        (("show", "--out=x.json"), "--out has no effect on 'lut show'"),
-        (("diff", "t.json", "--filter=zz"), "--filter has no effect on 'lut diff'"),
-        (("build", "--limit=3"), "--limit has no effect on 'lut build'"),
-    ],
-)
-def test_a_flag_that_an_action_of_lut_does_not_take_is_refused(home, call, flags, message):
-    status, _, err = call("lut", *flags)
-    assert status == 2
-    assert message in err
-
-
-def test_a_layer_that_a_table_lacks_is_named(home, call, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
-    call("search", *search_flags())
-    call("lut", "build", "--out=table.json")
-    table = json.loads(Path("table.json").read_text())
-    subnet = Experiment.open("exps/found").subnet()
-    row = LatencyPredictor("latency").breakdown(subnet)[5]
-    key = row.layer.key(row.w_bits, row.a_bits)
-    for part in ("layers", "components"):
-        del table[part][key]
-    Path("partial.json").write_text(json.dumps(table))
-    status, out, err = call("test", "--exp_dir=exps/found", "--lut=partial.json")
-    assert status == 2
-    assert key in err
-    assert "inf" not in out
-
-
-def test_what_the_search_was_told_counts_when_it_is_tested(home, call, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
-    limits = ("--max_size_bytes=2e6", "--n_classes=10", "--generations=3")
-    assert call("search", "--exp_name=small", *limits)[0] == 0
-    report = Experiment.open(home / "exps" / "small").report()
-    _, out, _ = call("test", "--exp_dir=exps/small")
-    assert "10 classes" in out
-    assert re.search(rf"model size +{report['size_bytes'] / 1e6:.3f} ", out)
-    assert call("lut", "build", "--image_size=64", "--out=t64.json")[0] == 0
-    flags = ("--exp_dir=exps/small", "--lut=t64.json")
-    assert "cost at 64 px" in call("test", *flags)[1]
-    status, _, err = call("test", *flags, "--image_size=224")
-    assert status == 2
-    assert "the table is for image size 64, not 224" in err
 
 
 def test_a_damaged_report_is_told(home, call):
@@ -696,78 +486,3 @@ def test_too_few_pairs_for_an_ensemble_are_told_before_anything_is_written(home,
     assert status == 2
     assert "22 quantized pairs are too few for an ensemble: 18 are left" in err
     assert not Path("mine").exists()
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (PermissionError(13, "Permission denied", "models/locked"), "models/locked: Permission"),
-        (OSError(36, "File name too long", "a" * 300), "File name too long"),
-        (MemoryError("Unable to allocate 9 TiB"), "out of memory: Unable to allocate 9 TiB"),
-        (RuntimeError("CPUAllocator: can't allocate memory: 9\nat"), "can't allocate memory: 9;"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "--n_workers"),
-    ],
-)
-def test_what_the_system_refuses_is_told_in_a_line(monkeypatch, capsys, error, message):
-    def fail(args):
-        raise error
-
-    monkeypatch.setattr(__import__("apq.cli.lut", fromlist=["run"]), "run", fail)
-    assert cli.run("lut", ["show"], "apq lut") == 2
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.startswith("apq lut: error: ")
-    assert err.count("\n") == 1
-
-
-def test_other_errors_of_torch_are_not_hidden(monkeypatch):
-    def fail(args):
-        raise RuntimeError("shapes differ")
-
-    monkeypatch.setattr(__import__("apq.cli.lut", fromlist=["run"]), "run", fail)
-    with pytest.raises(RuntimeError, match="shapes differ"):
-        cli.run("lut", ["show"], "apq lut")
-
-
-def test_interrupts_elsewhere_end_without_a_traceback(monkeypatch, capsys):
-    module = __import__("apq.cli.lut", fromlist=["run"])
-    monkeypatch.setattr(module, "run", lambda args: os.kill(os.getpid(), signal.SIGINT))
-    assert cli.run("lut", ["show"], "apq lut") == 130
-    assert capsys.readouterr().err == "apq lut: interrupted\n"
-
-
-def test_a_reader_that_has_gone_is_no_mistake_but_ends_long_work(monkeypatch, capsys):
-    def fail(args):
-        raise BrokenPipeError
-
-    for command, status in (("lut", 0), ("collect", 1)):
-        name = f"apq.cli.{command}"
-        monkeypatch.setattr(__import__(name, fromlist=["run"]), "run", fail)
-        argv = ["show"] if command == "lut" else []
-        assert cli.run(command, argv, f"apq {command}") == status
-        told = "apq collect: stopped, since nobody reads what it prints\n"
-        assert capsys.readouterr().err == (told if status else "")
-
-
-@pytest.mark.parametrize("argv", [["search", "--help"], ["lut", "show"]])
-def test_a_closed_pipe_is_no_mistake(argv):
-    reading, writing = os.pipe()
-    os.close(reading)
-    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-    command = [sys.executable, "-m", "apq", *argv]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, stdout=writing, stderr=-1, text=True, env=buffered, check=False
-    )
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_texts_are_utf_8_whatever_the_terminal_knows(home, tmp_path):
-    (tmp_path / "flags.yaml").write_text("# für Müller\nlimit: 1\n", encoding="utf-8")
-    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    code = "import sys; from apq.cli import main; print('\\xb1') if main(sys.argv[1:]) == 0 else 0"
-    argv = [sys.executable, "-c", code, "lut", "show", f"--config={tmp_path / 'flags.yaml'}"]
-    env = {**os.environ, **locale, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(argv, cwd=home, env=env, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == b"?"

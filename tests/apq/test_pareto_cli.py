@@ -71,6 +71,27 @@ def test_what_no_subnet_meets_is_left_out_with_a_word(home, call):
     assert err.splitlines()[-1].startswith("apq pareto: error: no subnet meets the latency")
 
 
+def test_a_front_that_cannot_be_written_is_told_before_the_search(home, call):
+    Path("exps").mkdir()
+    Path("exps/front").symlink_to("nowhere")
+    status, _, err = call("pareto", "--exp_name=front", "--budgets=5", QUICK)
+    assert status == 2
+    assert err.startswith("apq pareto: error: cannot write exps/front/front.csv: ")
+    assert [path.name for path in Path("exps").iterdir()] == ["front"]
+
+
+def test_what_ranks_is_printed(home, call):
+    for name in ("one", "two"):
+        AccuracyPredictor().save(home / name / "acc_quant.pt")
+    flags = ("--acc_predictor_dir=one,two", "--budgets=5,7", QUICK)
+    status, out, _ = call("pareto", "--exp_name=front", *flags)
+    assert status == 0
+    assert "accuracy  lower bound" in out
+    for row in front():
+        for figure in ("predicted_accuracy", "lower_bound"):
+            assert f"{float(row[figure]):.2%}" in out
+
+
 def test_it_goes_on_where_it_was_stopped(home, call, monkeypatch):
     flags = ("pareto", "--exp_name=front", "--budgets=5,7,9", "--generations=20")
     assert call(*flags)[0] == 0

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import methods.run
 from apq import ApqError, Experiment, cli
-from apq.cli import searching
 from apq.provenance import write_card
 from apq.space import BIT_FIELDS, PAPER_SPACE
 from apq.subnet import Subnet
+from methods import saving
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.ensemble import PredictorEnsemble, load_members, save_members
 from utils.latency_predictor import LatencyPredictor
@@ -53,6 +54,31 @@ def stopped_call(call, monkeypatch):
             return call(*flags)
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("prog", "finetune", "measure"),
+    [
+        ("search.py", "python quant_aware.py", "python test.py"),
+        ("apq search", "apq quant-aware", "apq test"),
+    ],
+)
+def test_the_next_steps_are_typed_as_this_one_was(home, capsys, prog, finetune, measure):
+    assert cli.run("search", ["--exp_name=found", "--constraint=9", QUICK], prog) == 0
+    out = capsys.readouterr().out
+    assert f"next: {finetune} --exp_name=found, then {measure} --exp_dir=exps/found" in out
+
+
+def test_accuracies_beyond_all_are_said_to_rank_only(home, call):
+    model = AccuracyPredictor.load("models")
+    with torch.no_grad():
+        model.regressor.bias.add_(5.0)
+    model.save("models/acc_quant.pt")
+    status, out, _ = call("search", "--exp_name=found", "--constraint=9", QUICK)
+    assert status == 0
+    assert found().report()["predicted_accuracy"] > 1
+    assert f"predicted accuracy {found().report()['predicted_accuracy']:.2%}, " in out
+    assert "note: the predictor is not bound to 100%; above it, its figures only rank" in out
 
 
 # ---- several limits ----
@@ -284,7 +310,7 @@ def test_ctrl_c_waits_until_the_experiment_is_written(home, call, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         return b"png"
 
-    monkeypatch.setattr(searching.plots, "progress_png", plot)
+    monkeypatch.setattr(saving.plots, "progress_png", plot)
     status, out, _ = call("search", "--exp_name=found", "--constraint=9", QUICK)
     assert status == 130
     assert "latency" in out
@@ -335,7 +361,7 @@ def test_a_predictor_of_pairs_without_a_card_is_of_unknown_origin(home, call, en
 @pytest.mark.parametrize(("risk", "told"), [("2", "lower bound of"), ("0", "predicted accuracy")])
 def test_the_plot_tells_what_is_ranked_by(home, call, ensemble, monkeypatch, risk, told):
     told_of = []
-    monkeypatch.setattr(searching.plots, "progress_png", lambda *args: told_of.append(args) or b"")
+    monkeypatch.setattr(saving.plots, "progress_png", lambda *args: told_of.append(args) or b"")
     call("search", "--exp_name=found", "--constraint=9", f"--risk={risk}", QUICK)
     assert told_of[0][-1].startswith(told)
 
