@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -16,8 +17,21 @@ def check_whole(settings: Any, *names: str, least: int) -> None:
     """Raise ApqError unless the fields are integers of `least` or more."""
     for name in names:
         value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if not _is_whole(value) or value < least:
             raise ApqError(f"{name} is {value!r}; it must be an integer of {least} or more")
+
+
+def check_rising(settings: Any, *names: str, least: int) -> None:
+    """Raise ApqError unless the fields are tuples of integers that rise from `least` or more."""
+    for name in names:
+        values = getattr(settings, name)
+        rising = isinstance(values, tuple) and values
+        rising = rising and all(_is_whole(value) and value >= least for value in values)
+        if not rising or any(b <= a for a, b in itertools.pairwise(values)):
+            raise ApqError(
+                f"{name} is {values!r}; it must be a tuple of integers that rise from {least} or "
+                "more"
+            )
 
 
 def check_positive(settings: Any, *names: str) -> None:
@@ -52,6 +66,10 @@ def check_choice(what: str, name: str, choices: Iterable[str]) -> None:
         raise ApqError(
             f"no {what} '{name}'{closest(str(name), choices)}; there are {', '.join(choices)}"
         )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_finite(value: Any) -> bool:

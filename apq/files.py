@@ -113,19 +113,29 @@ def read_text(path: str | Path) -> str:
         raise ApqError(f"{path} is not a text file") from None
 
 
-class JsonObject(list[tuple[str, Any]]):
-    """The (name, value) pairs of a JSON object, in order; a name may be there twice."""
-
-
-def read_json(path: str | Path, keep_pairs: bool = False) -> Any:
+def read_json(path: str | Path) -> Any:
     """Read a JSON file; raises ApqError that names the file and the place of the mistake.
 
-    Of equal names in an object the last one counts; with `keep_pairs` objects are `JsonObject`s.
+    So is a name that an object has twice: which of the two values counts, nobody could tell.
     """
+    text = read_text(path)
     try:
-        return json.loads(read_text(path), object_pairs_hook=JsonObject if keep_pairs else None)
+        with naming(path):
+            return json.loads(text, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
         raise ApqError(f"{path} is not valid JSON: {error}") from None
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        seen: set[str] = set()
+        for number, (name, _) in enumerate(pairs, start=1):
+            if name in seen:
+                shown = name if len(name) <= 60 else f"{name[:60]}..."
+                raise ApqError(f"entry {number} of an object, '{shown}', is there twice")
+            seen.add(name)
+    return content
 
 
 def sha256(path: str | Path) -> str:

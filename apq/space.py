@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from apq.checks import check_rising, check_whole
 from apq.errors import ApqError
 
 if TYPE_CHECKING:
@@ -23,12 +24,22 @@ _LEAN = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A run of blocks with one output width; the first block may have a stride of 2."""
+    """A run of blocks with one output width; the first block may have a stride of 2.
+
+    Raises ApqError on what no network can have.
+    """
 
     out_channels: int
     stride: int
     max_depth: int = 4
     depths: tuple[int, ...] = (2, 3, 4)
+    """A subnet's depth here; `max_depth` where it is more."""
+
+    def __post_init__(self) -> None:
+        check_whole(self, "out_channels", "stride", "max_depth", least=1)
+        check_rising(self, "depths", least=1)
+        if self.stride > 2:
+            raise ApqError(f"a stage's stride is {self.stride}; it must be 1 or 2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +73,10 @@ PAPER_STAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """The backbone and every choice a subnet is picked from; the defaults are the paper's."""
+    """The backbone and every choice a subnet is picked from; the defaults are the paper's.
+
+    Raises ApqError on what no network can have, and on choices that nothing is left of.
+    """
 
     stem_channels: int = 32
     first_block_channels: int = 16
@@ -76,7 +90,24 @@ class SearchSpace:
     # (kernel, depthwise activation bits) that the accelerator cannot run: with 4-bit
     # activations the array takes 32 channels at once, and 7x7x32x32 weights of 4 bits and
     # more overflow the usable half of its weight buffer.
-    forbidden: tuple[tuple[int, int], ...] = field(default=((7, 4),))
+    forbidden: tuple[tuple[int, int], ...] = ((7, 4),)
+
+    def __post_init__(self) -> None:
+        names = ("stem_channels", "first_block_channels", "feature_channels", "width_step")
+        check_whole(self, *names, least=1)
+        check_whole(self, "fixed_bits", least=2)  # one bit has no level but zero
+        check_rising(self, "kernels", least=1)
+        check_rising(self, "bits", least=2)
+        low, high = self.expand_ratios
+        if not 1 <= low <= high:
+            raise ApqError(f"expand_ratios are {low} and {high}; they must be 1 or more, and rise")
+        if not self.stages:
+            raise ApqError("a search space needs at least one stage")
+        for kernel, bits in zip(self.kernels, self.allowed, strict=True):
+            if kernel % 2 == 0:
+                raise ApqError(f"kernel {kernel} has no middle; kernels must be odd")
+            if not bits.any():
+                raise ApqError(f"kernel {kernel} is forbidden with all bits; leave it out")
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from apq.errors import ApqError
 from apq.space import PAPER_SPACE, SearchSpace
-from lut.accelerator import Accelerator
 from lut.bitfusion import to_job, why_illegal
 from lut.layers import MIN_IMAGE_SIZE, Layer, space_layers
+
+if TYPE_CHECKING:
+    from lut.table import Table
 
 _KEY = re.compile(r"\((\d+), (\d+), (\d+), (\d+), (\d+), (\d+), (\d+)\)-W(\d+)A(\d+)")
 
@@ -50,25 +53,21 @@ def image_size_with(layer: Layer, space: SearchSpace) -> int | None:
     return None
 
 
-def missing_entry(
-    layer: Layer,
-    w_bits: int,
-    a_bits: int,
-    keys: Iterable[str],
-    image_size: int,
-    accelerator: Accelerator,
-) -> ApqError:
+def missing_entry(layer: Layer, w_bits: int, a_bits: int, table: Table) -> ApqError:
     """Return the error for a layer that a table lacks: what, the nearest entries, the remedy."""
     key = layer.key(w_bits, a_bits)
     return ApqError(
         f"no entry {key} ({layer.description}, {w_bits}-bit weights, {a_bits}-bit activations) in "
-        f"the table for image size {image_size}; nearest: {', '.join(nearest(key, keys))}; "
-        f"{_remedy(layer, w_bits, a_bits, accelerator)}"
+        f"the table for image size {table.image_size}; nearest: "
+        f"{', '.join(nearest(key, table.layers))}; {_remedy(layer, w_bits, a_bits, table)}"
     )
 
 
-def _remedy(layer: Layer, w_bits: int, a_bits: int, accelerator: Accelerator) -> str:
+def _remedy(layer: Layer, w_bits: int, a_bits: int, table: Table) -> str:
     space = PAPER_SPACE  # The one that `apq lut build` covers.
+    if not table.is_bitfusions(space):
+        return "the table tells no accelerator to compute it for: measure it, and add its entry"
+    accelerator = table.accelerator
     if w_bits not in space.bits or a_bits not in space.bits:
         listed = ", ".join(map(str, space.bits))
         return f"tables hold {listed} bits; lut.bitfusion.layer_cost computes others"
@@ -78,4 +77,6 @@ def _remedy(layer: Layer, w_bits: int, a_bits: int, accelerator: Accelerator) ->
     image_size = image_size_with(layer, space)
     if image_size is None:
         return "the search space has no such layer; lut.bitfusion.layer_cost computes it"
+    if table.extrapolated:
+        return f"lut.table.build computes a table of this accelerator at {image_size} px"
     return f"`apq lut build --image_size {image_size}` makes a table that has it"

@@ -11,7 +11,7 @@ from apq.errors import ApqError
 from lut.accelerator import Accelerator
 from lut.bitfusion import COMPONENTS
 from lut.costs import QUANTITIES
-from lut.layers import PAPER_FIXED_LAYERS, STEM_STRIDE, check_image_size
+from lut.layers import IMAGE_CHANNELS, PAPER_FIXED_LAYERS, STEM_STRIDE, check_image_size
 from lut.lookup import is_key, parse_key
 
 OURS = ("model_version", "image_size", "accelerator", "component_names", "layers", "components")
@@ -110,9 +110,12 @@ def _components(rows: Any, layers: dict[str, dict[str, float]]) -> dict[str, dic
 
 def _image_size_of(layers: dict[str, Any]) -> int:
     """Return the image size of a file that does not tell it, from its largest layers."""
-    sides = [numbers[2] for key in layers if (numbers := parse_key(key))]
-    if not sides:
+    # The input's channels and side; the first convolution sees the image itself.
+    inputs = [(numbers[0], numbers[2]) for key in layers if (numbers := parse_key(key))]
+    if not inputs:
         raise ApqError("not a cost table: it has no entries of layers")
-    image_size = max(sides) * STEM_STRIDE
+    image_size = max(
+        side if channels == IMAGE_CHANNELS else side * STEM_STRIDE for channels, side in inputs
+    )
     check_image_size(image_size)
     return image_size

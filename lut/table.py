@@ -75,9 +75,7 @@ class Table:
         """
         entry = self.layers.get(layer.key(w_bits, a_bits))
         if entry is None:
-            raise missing_entry(
-                layer, w_bits, a_bits, self.layers, self.image_size, self.accelerator
-            )
+            raise missing_entry(layer, w_bits, a_bits, self)
         return entry
 
     def fixed(
@@ -111,7 +109,7 @@ class Table:
         Those are all that a table lacks which neither tells its accelerator nor costs what
         BitFusion does, such as one that was measured on a device.
         """
-        if self.model_version is not None or self._costs_what_is_computed(space):
+        if self.is_bitfusions(space):
             return {}
         bits, layers = space.fixed_bits, fixed_layers(space, self.image_size, n_classes)
         return {
@@ -120,7 +118,15 @@ class Table:
             if not self._fixed_key(name, space, n_classes)
         }
 
-    def _costs_what_is_computed(self, space: SearchSpace) -> bool:
+    def is_bitfusions(self, space: SearchSpace) -> bool:
+        """Whether the costs are of an accelerator that the model computes, the authors' included.
+
+        Else they are of a device, and only measuring tells what the table lacks.
+        """
+        return self.model_version is not None or self.is_computed_for(space)
+
+    def is_computed_for(self, space: SearchSpace) -> bool:
+        """Whether head and tail cost what the model computes for a space's."""
         computed = _head_and_tail(self.image_size, space, self.accelerator)
         return all(
             math.isclose(self.layers[name][quantity], value, rel_tol=SAME)

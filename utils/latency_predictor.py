@@ -88,7 +88,7 @@ class LatencyPredictor:
         # What a table of the user's lacks cannot run, whatever cost is asked for.
         self._table_decides = table is not None
         if table is not None:
-            check_table(table, image_size)
+            check_table(table, image_size, space)
             self.table = table
         self._input_sizes = input_sizes(space, image_size)
         self.fixed_cost = self._sum_fixed_layers()
@@ -297,10 +297,20 @@ def _row(
     )
 
 
-def check_table(table: lut_table.Table, image_size: int) -> None:
-    """Raise ApqError when a table is of another image size than is asked for."""
+def check_table(table: lut_table.Table, image_size: int, space: SearchSpace = PAPER_SPACE) -> None:
+    """Raise ApqError when a table is of another image size or space than is asked for.
+
+    Layers that every subnet has stand in a table without their shapes: of one that was computed,
+    their costs tell the space.
+    """
     if table.image_size != image_size:
         raise ApqError(
             f"the table is for image size {table.image_size}, not {image_size}: choose another "
             f"table, or make one with `apq lut build --image_size {image_size}`"
+        )
+    computed = table.model_version is not None
+    if computed and space != PAPER_SPACE and not table.is_computed_for(space):
+        raise ApqError(
+            "the table is of another search space: its head and tail have other shapes; "
+            "lut.table.build makes one of this space"
         )

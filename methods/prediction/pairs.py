@@ -30,11 +30,11 @@ def read_pairs(path: str | Path, space: SearchSpace = PAPER_SPACE) -> dict[Subne
     Raises ApqError that names the wrong entry, be it a subnet that was there before, in the same
     spelling or in another one.
     """
-    content = files.read_json(path, keep_pairs=True)
-    if not isinstance(content, files.JsonObject):
+    content = files.read_json(path)
+    if not isinstance(content, dict):
         raise ApqError(f"{path} holds no pairs: expected a JSON object of arch -> accuracy in %")
     pairs: dict[Subnet, float] = {}
-    for number, (key, accuracy) in enumerate(content, start=1):
+    for number, (key, accuracy) in enumerate(content.items(), start=1):
         with files.naming(f"{path}, pair {number}"):
             _check_accuracy(accuracy)
             subnet = Subnet.from_json(key, space)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from apq import ApqError, SearchSpace
-from apq.space import BIT_FIELDS, PAPER_SPACE, as_genes
+from apq.space import BIT_FIELDS, PAPER_SPACE, Stage, as_genes
 
 SPACE = PAPER_SPACE
 
@@ -98,6 +98,43 @@ def test_decode_refuses_wrong_shapes_and_indices():
     genes[0, 7] = 3
     with pytest.raises(ApqError, match="gene 7 of row 0 is 3; it has 3 choices"):
         SPACE.decode(genes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stem_channels": 0}, "stem_channels is 0; it must be an integer of 1 or more"),
+        ({"width_step": 8.0}, "width_step is 8.0; it must be an integer"),
+        ({"fixed_bits": 1}, "fixed_bits is 1; it must be an integer of 2 or more"),
+        ({"kernels": ()}, r"kernels is \(\); it must be a tuple of integers that rise from 1"),
+        ({"kernels": [3, 5]}, r"kernels is \[3, 5\]; it must be a tuple"),
+        ({"kernels": (5, 3)}, r"kernels is \(5, 3\); it must be a tuple of integers that rise"),
+        ({"kernels": (3, 4)}, "kernel 4 has no middle; kernels must be odd"),
+        ({"bits": (1, 8)}, r"bits is \(1, 8\); .* that rise from 2 or more"),
+        ({"bits": (4, 4)}, r"bits is \(4, 4\)"),
+        ({"bits": (4,)}, "kernel 7 is forbidden with all bits; leave it out"),
+        ({"expand_ratios": (6, 4)}, "expand_ratios are 6 and 4; they must be 1 or more, and rise"),
+        ({"stages": ()}, "a search space needs at least one stage"),
+    ],
+)
+def test_a_space_that_no_network_can_have_is_refused(change, message):
+    with pytest.raises(ApqError, match=message):
+        SearchSpace(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"out_channels": 0}, "out_channels is 0"),
+        ({"stride": 3}, "a stage's stride is 3; it must be 1 or 2"),
+        ({"max_depth": 0}, "max_depth is 0"),
+        ({"depths": (3, 2)}, r"depths is \(3, 2\); it must be a tuple of integers that rise"),
+        ({"depths": (0, 1)}, r"depths is \(0, 1\)"),
+    ],
+)
+def test_a_stage_that_no_network_can_have_is_refused(change, message):
+    with pytest.raises(ApqError, match=message):
+        Stage(**{"out_channels": 8, "stride": 1, **change})
 
 
 def test_another_backbone_is_another_instance(tiny_space):

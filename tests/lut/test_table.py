@@ -113,6 +113,17 @@ def test_a_foreign_layer_and_foreign_bits_say_so(built):
     assert "4, 6, 8 bits" in lookup_error(built[224], Layer(96, 456, 14, 1, 1, 0, 1), 5, 4)
 
 
+def test_no_table_is_proposed_that_would_replace_costs_of_another_machine(built):
+    layer = Layer(96, 456, 12, 1, 1, 0, 1)
+    layers = {key: {"latency": 1.0, "energy": 1.0} for key in built[224].layers}
+    device = replace(built[224], layers=layers, components=None, model_version=None)
+    assert "measure it, and add its entry" in lookup_error(device, layer, 4, 4)
+    other = replace(built[224], accelerator=Accelerator(frequency_mhz=1000))
+    message = lookup_error(other, layer, 4, 4)
+    assert "lut.table.build computes a table of this accelerator at 192 px" in message
+    assert "apq lut build" not in message
+
+
 @pytest.mark.parametrize("image_size", [64, 96])
 def test_the_proposed_image_size_really_has_the_layer(image_size):
     layers = list(space_layers(PAPER_SPACE, image_size))
@@ -154,6 +165,18 @@ def test_the_authors_format_is_read_and_written(tmp_path):
     assert table.image_size == 224
     save(table, tmp_path / "copy.dict")
     assert json.loads((tmp_path / "copy.dict").read_text()) == TOY
+
+
+def test_an_entry_of_the_first_convolution_tells_the_image_size(tmp_path):
+    first = {"(3, 32, 224, 3, 2, 1, 1)-W8A8": TOY["head"]}
+    assert load(write(tmp_path / "theirs.dict", {**TOY, **first})).image_size == 224
+
+
+def test_an_entry_that_is_there_twice_is_refused(tmp_path):
+    text = json.dumps(TOY)
+    (tmp_path / "twice.dict").write_text(text[:-1] + ', "tail": {"latency": 9, "energy": 9}}')
+    with pytest.raises(ApqError, match=r"entry \d of an object, 'tail', is there twice"):
+        load(tmp_path / "twice.dict")
 
 
 def test_the_authors_file_loads(reference):

@@ -17,7 +17,7 @@ from apq.subnet import Subnet, largest, smallest
 from lut.accelerator import Accelerator
 from lut.costs import COSTS
 from lut.layers import block_layers, input_sizes
-from lut.table import Table, for_image_size, load
+from lut.table import Table, build, for_image_size, load
 from utils.latency_predictor import LatencyPredictor
 
 TYPES = tuple(COSTS)
@@ -228,6 +228,11 @@ def test_mistakes_are_named(toy_table: Table) -> None:
     with pytest.raises(ApqError, match=r"no entry \(16, 64, 16,"):
         LatencyPredictor(image_size=TOY_IMAGE_SIZE, table=toy_table)
     predictor = LatencyPredictor("latency", TOY_IMAGE_SIZE, TOY, toy_table)
+    computed = build(TOY_IMAGE_SIZE, TOY)
+    LatencyPredictor("latency", TOY_IMAGE_SIZE, TOY, computed)
+    wider = replace(TOY, feature_channels=1280)
+    with pytest.raises(ApqError, match="the table is of another search space: its head and tail"):
+        LatencyPredictor("latency", TOY_IMAGE_SIZE, wider, computed)
     with pytest.raises(ApqError, match="another search space"):
         predictor.breakdown(largest())
     with pytest.raises(ApqError, match="shape"):
