@@ -29,9 +29,9 @@ from apq.experiment import Experiment
 from apq.subnet import Subnet
 from imagenet_codebase.data_providers import open_dataset
 from imagenet_codebase.run_manager import distributed
-from imagenet_codebase.run_manager.evaluate import pick_device
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from methods.validation.bench import FinetuningBench
+from utils.devices import pick_device
 
 BEST = RECIPES["best"]
 FULL = "full precision"

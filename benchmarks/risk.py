@@ -19,7 +19,6 @@ import numpy as np
 from apq.cli.data import add_data, open_data
 from apq.cli.parser import Parser
 from apq.cli.tables import format_table
-from imagenet_codebase.run_manager.evaluate import pick_device
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
 from methods.diagnostics import accuracy_rows
 from methods.evolution import EvolutionSettings
@@ -31,6 +30,7 @@ from methods.prediction.settings import FitSettings
 from methods.problem import Limit, SearchProblem
 from methods.validation.bench import FinetuningBench
 from utils.accuracy_predictor import AccuracyPredictor
+from utils.devices import pick_device
 from utils.ensemble import PredictorEnsemble
 from utils.latency_predictor import LatencyPredictor
 

@@ -79,8 +79,9 @@ def _correlate(args: argparse.Namespace, settings: FinetuneSettings, device: tor
         return 130
     if not distributed.is_first():
         return 0
-    figures = correlate(outcomes)
-    files.write_json(args.out, {**asdict(figures), "subnets": [asdict(o) for o in outcomes]})
+    figures = correlate(list(outcomes.values()))
+    rows = [{"arch": subnet.to_json(), **asdict(o)} for subnet, o in outcomes.items()]
+    files.write_json(args.out, {**asdict(figures), "subnets": rows})
     write_card(
         args.out,
         dataset=data.name,

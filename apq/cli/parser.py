@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -184,6 +185,13 @@ def whole_number(minimum: int, maximum: int = LARGEST_COUNT) -> Callable[[str], 
     return check
 
 
+def device(text: str) -> str:
+    """Parse the name of a device; whether it is there, torch will tell."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is none of auto, cpu, cuda, cuda:1 ...")
+    return text
+
+
 class ListOf:
     """A type for flags that take a list: with commas between, or as one of YAML's."""
 
@@ -207,7 +215,10 @@ def add_common(parser: Parser) -> None:
         "--seed", type=whole_number(0, LARGEST_SEED), default=0, help="default %(default)s"
     )
     group.add_argument(
-        "--device", default="auto", help="auto (CUDA where it is there), cpu, cuda, cuda:1 ..."
+        "--device",
+        type=device,
+        default="auto",
+        help="auto (CUDA where it is there), cpu, cuda, cuda:1 ...",
     )
 
 

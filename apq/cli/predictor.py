@@ -126,9 +126,9 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Train, print the figures, write the predictors with their cards."""
-    from imagenet_codebase.run_manager.evaluate import pick_device
     from methods.prediction.inputs import read_inputs
     from methods.prediction.kinds import fit_all
+    from utils.devices import pick_device
     from utils.latency_predictor import LatencyPredictor
 
     inputs, settings = read_inputs(args.pairs, args.searched, args.precise), _settings(args)

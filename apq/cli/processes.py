@@ -28,8 +28,8 @@ def in_processes(args: argparse.Namespace, work: Callable[[torch.device], int]) 
     What can be wrong with the flags is to be told before.
     """
     from imagenet_codebase.run_manager import distributed
-    from imagenet_codebase.run_manager.evaluate import pick_device
     from imagenet_codebase.run_manager.launch import relaunch
+    from utils.devices import pick_device
 
     again = same_command(args)
     status = relaunch(args.nproc, args.device, again)

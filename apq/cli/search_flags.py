@@ -227,8 +227,8 @@ def predictor_of(args: argparse.Namespace, domain: Domain) -> Predictor:
     Raises ApqError when there is none, when `--risk` is given for one alone, or when one knows
     nothing of bits and the domain leaves some to choose.
     """
-    from imagenet_codebase.run_manager.evaluate import pick_device
     from utils.accuracy_predictor import QUANTIZED_NAME
+    from utils.devices import pick_device
     from utils.ensemble import ENSEMBLE_NAME, PredictorEnsemble, load_members
 
     device, members = pick_device(args.device), []

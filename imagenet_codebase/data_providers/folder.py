@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
+from apq.streams import Stream
 from imagenet_codebase.data_providers.normalization import Normalization
 from imagenet_codebase.data_providers.tree import ImageTree
 
@@ -59,7 +60,7 @@ class FileSource:
             if key is None:
                 row[:] = centre_crop(image, self.image_size)
             else:
-                rng = np.random.default_rng((4, *key, index))
+                rng = Stream.CROPS_OF_FILES.generator(*key, index)
                 random_view(image, self.image_size, rng, out=row)
         return torch.from_numpy(pixels)
 

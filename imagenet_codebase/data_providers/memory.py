@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from apq.streams import Stream
 from imagenet_codebase.data_providers.normalization import Normalization
 
 N_DRAWS = 3
@@ -50,7 +51,7 @@ class MemorySource:
 @lru_cache(maxsize=2)
 def _epoch_draws(key: tuple[int, int], n_images: int) -> np.ndarray:
     """Return what one epoch's augmentation draws, float32 (n_images, 3), whatever the batches."""
-    return np.random.default_rng((2, *key)).random((n_images, N_DRAWS), dtype=np.float32)
+    return Stream.CROPS_IN_MEMORY.generator(*key).random((n_images, N_DRAWS), dtype=np.float32)
 
 
 def resize(images: torch.Tensor, image_size: int) -> torch.Tensor:

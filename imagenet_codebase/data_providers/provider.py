@@ -12,6 +12,7 @@ import torch
 
 from apq.checks import check_choice
 from apq.errors import ApqError
+from apq.streams import Stream
 from imagenet_codebase.data_providers.kept import KeptImages
 from imagenet_codebase.data_providers.splits import Split
 from imagenet_codebase.data_providers.workers import Request, Workers
@@ -45,7 +46,7 @@ class DataProvider:
     """The training images prepared as for evaluation: for batch statistics and calibration."""
     val: Split
     test: Split
-    _workers: dict[int, Workers] = field(init=False, repr=False, default_factory=dict)
+    _workers: dict[tuple[int, bool], Workers] = field(init=False, repr=False, default_factory=dict)
     """Decoding processes by their number: they serve all splits and epochs."""
 
     @property
@@ -107,7 +108,7 @@ class DataProvider:
         if shuffle is None:
             shuffle = split == "train"
         if shuffle:
-            order = np.random.default_rng((3, seed, epoch)).permutation(order)
+            order = Stream.ORDER_OF_IMAGES.generator(seed, epoch).permutation(order)
         if split == "train":
             batches = _equal_batches(order, batch_size, shard)
         else:
@@ -115,7 +116,10 @@ class DataProvider:
             batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
         requests = [(split, seed, epoch, positions) for positions in batches[first_batch:]]
         return Loader(
-            self._workers_for(images, n_workers), requests, images.source.normalize, device
+            self._workers_for(images, n_workers, device),
+            requests,
+            images.source.normalize,
+            device,
         )
 
     def keep(self, split: str, n_images: int, n_workers: int = 0, seed: int = 0) -> KeptImages:
@@ -124,7 +128,7 @@ class DataProvider:
         Raises ApqError.
         """
         images = self.split(split)
-        chosen = np.random.default_rng((4, seed)).permutation(len(images))[:n_images]
+        chosen = Stream.KEPT_IMAGES.generator(seed).permutation(len(images))[:n_images]
         chosen.sort()
         parts = np.array_split(chosen, -(-len(chosen) // KEPT_AT_ONCE))
         requests = [(split, seed, 0, positions) for positions in parts]
@@ -132,13 +136,14 @@ class DataProvider:
         pixels, labels = map(torch.cat, zip(*decoded, strict=True))
         return KeptImages(pixels=pixels, labels=labels, normalize=images.source.normalize)
 
-    def _workers_for(self, images: Split, n_workers: int) -> Workers:
-        splits = {name: self.split(name) for name in SPLITS}
+    def _workers_for(self, images: Split, n_workers: int, device: torch.device = CPU) -> Workers:
+        splits, pinned = {name: self.split(name) for name in SPLITS}, device.type == "cuda"
         if images.source.in_memory or not n_workers:
-            return Workers(splits, 0)
-        if n_workers not in self._workers:
-            self._workers[n_workers] = Workers(splits, n_workers)
-        return self._workers[n_workers]
+            return Workers(splits, 0, pinned)
+        kind = (n_workers, pinned)
+        if kind not in self._workers:
+            self._workers[kind] = Workers(splits, *kind)
+        return self._workers[kind]
 
 
 def _equal_batches(order: np.ndarray, batch_size: int, shard: Shard) -> list[np.ndarray]:

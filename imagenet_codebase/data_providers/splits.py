@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from apq.errors import ApqError
+from apq.streams import Stream
 from imagenet_codebase.data_providers.normalization import Normalization
 from imagenet_codebase.data_providers.randaugment import randaugment
 
@@ -79,7 +80,7 @@ class Split(Dataset):
         key = (self.seed, self.epoch) if self.augment else None
         pixels = self.source.batch(indices, key)
         if key is not None and self.randaugment:
-            seeds = (np.random.SeedSequence((5, *key, index)) for index in indices.tolist())
+            seeds = (Stream.RANDAUGMENT.seeds(*key, index) for index in indices.tolist())
             pixels = randaugment(pixels, (int(seed.generate_state(1)[0]) for seed in seeds))
         return pixels, torch.from_numpy(self.source.labels[indices])
 
@@ -102,7 +103,7 @@ def carve(labels: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray
             f"cannot set {n} of {len(labels)} training images aside for validation: each class "
             f"keeps one, so they can spare {most}; choose another number or add images"
         )
-    shuffled = np.random.default_rng((1, seed)).permutation(len(labels))
+    shuffled = Stream.VALIDATION_IMAGES.generator(seed).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     of_class = counts[labels[by_class]]
     rank = np.arange(len(labels)) - (np.cumsum(counts) - counts)[labels[by_class]]

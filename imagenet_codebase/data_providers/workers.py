@@ -21,10 +21,10 @@ class Workers:
     """Answers requests in their order: in `n_workers` processes, or in this one when that is 0.
 
     The processes start with the first pass and end with this object. They serve one pass at a
-    time; beginning another ends it.
+    time; beginning another ends it. Batches come `pinned` in memory that a GPU can read by itself.
     """
 
-    def __init__(self, splits: dict[str, Split], n_workers: int) -> None:
+    def __init__(self, splits: dict[str, Split], n_workers: int, pinned: bool) -> None:
         self._requests: list[Request] = []
         self._passes = 0
         self._loader = DataLoader(
@@ -33,7 +33,7 @@ class Workers:
             sampler=self._requests,
             num_workers=n_workers,
             collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pinned,
             persistent_workers=n_workers > 0,
             worker_init_fn=_leave_interrupts_to_the_parent,
             # Without one of its own, a DataLoader draws from the global generator.

@@ -12,7 +12,8 @@ from apq.subnet import Subnet, largest, smallest
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.folded import fold
 from imagenet_codebase.data_providers import DataProvider
-from imagenet_codebase.run_manager.evaluate import Accuracy, evaluate, evaluate_split, to_device
+from imagenet_codebase.run_manager.evaluate import Accuracy, evaluate, evaluate_split
+from utils.devices import to_device
 
 BN_BATCH_SIZE = 256
 N_TESTED = 4

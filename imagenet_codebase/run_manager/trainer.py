@@ -20,7 +20,6 @@ from imagenet_codebase.run_manager import distributed, health
 from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.best import BestWeights
 from imagenet_codebase.run_manager.diagnosis import repeat_watched
-from imagenet_codebase.run_manager.evaluate import to_device
 from imagenet_codebase.run_manager.optimizer import (
     clip_gradients,
     describe_batches,
@@ -31,6 +30,7 @@ from imagenet_codebase.run_manager.run_folder import RunFolder, format_row
 from imagenet_codebase.run_manager.settings import TrainingSettings, first_difference
 from imagenet_codebase.run_manager.states import SavedStates
 from imagenet_codebase.run_manager.sync_bn import synchronize
+from utils.devices import to_device
 
 # Forward and backward of one batch: (images, labels, key) -> (loss, right answers). The key names
 # the step, so that whatever is drawn at random is the same after a resume.

@@ -18,15 +18,17 @@ import torch
 
 from apq.progress import Counter
 from apq.space import SearchSpace
+from apq.streams import Stream
 from apq.subnet import Subnet
 from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.data_providers.kept import KeptImages
 from imagenet_codebase.run_manager import distributed
-from imagenet_codebase.run_manager.evaluate import to_device, which_right
+from imagenet_codebase.run_manager.evaluate import which_right
 from imagenet_codebase.run_manager.measuring import measure, ready_to_measure, with_variance
 from methods.prediction.cards import KINDS
 from methods.prediction.settings import MeasuringSettings
+from utils.devices import to_device
 
 POOL = 8192
 """Images of a split that draws are made from: 1.2 GB of bytes at 224 px. Twice as many as a draw
@@ -133,7 +135,7 @@ def sampling_noise(right: np.ndarray) -> float:
 
 def references(space: SearchSpace, seed: int) -> list[Subnet]:
     """Return `N_REFERENCES` random subnets quantized and as many in full precision."""
-    subnets = space.decode(space.sample(np.random.default_rng([6, seed]), 2 * N_REFERENCES))
+    subnets = space.decode(space.sample(Stream.REFERENCE_SUBNETS.generator(seed), 2 * N_REFERENCES))
     return [
         subnet if number % 2 else subnet.full_precision() for number, subnet in enumerate(subnets)
     ]

@@ -10,6 +10,7 @@ import numpy as np
 
 from apq.errors import ApqError
 from apq.space import SearchSpace
+from apq.subnet import Subnet
 from methods.prediction.draws import draw_subnets
 from methods.prediction.fit import kendall_and_spearman
 from methods.validation.bench import FinetuningBench, Outcome
@@ -35,14 +36,14 @@ class Correlation:
 
 def measure_random(
     bench: FinetuningBench, space: SearchSpace, n: int, seed: int
-) -> list[Outcome] | None:
+) -> dict[Subnet, Outcome] | None:
     """Return the outcomes of n random quantized subnets; None when Ctrl-C stopped it."""
-    outcomes = []
+    outcomes = {}
     for i, subnet in enumerate(itertools.islice(draw_subnets(space, seed, True), n), start=1):
         outcome = bench.measure(f"random{i}", subnet)
         if outcome is None:
             return None
-        outcomes.append(outcome)
+        outcomes[subnet] = outcome
     return outcomes
 
 

@@ -1,5 +1,6 @@
 """`apq compare` and `apq correlate` from flags to files, on a small folder of images."""
 
+import itertools
 import json
 import re
 import shutil
@@ -16,10 +17,11 @@ from apq.space import PAPER_SPACE
 from apq.subnet import smallest
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import save_supernet
+from methods.prediction.draws import draw_subnets
 from utils.latency_predictor import LatencyPredictor
 
 DATA = ("--dataset=folder", "--data_dir=images", "--image_size=32")
-RECIPE = ("--epoch_images=16", "--batch_size=8")
+RECIPE = ("--epoch_images=16", "--batch_size=8", "--lr=0.02")
 BUDGET = 0.5
 
 
@@ -123,7 +125,9 @@ def test_correlate_writes_every_outcome(place, call):
     assert status == 0, err
     assert "of 2 random subnets: Kendall tau" in out
     figures = json.loads((place / "models" / "correlation.json").read_text())
-    assert len(figures["subnets"]) == figures["n_subnets"] == 2
+    assert figures["n_subnets"] == 2
+    subnets = [Subnet.from_json(row["arch"]) for row in figures["subnets"]]
+    assert subnets == list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 2))
 
 
 def test_correlate_asks_for_scipy_before_it_finetunes(place, call, monkeypatch):

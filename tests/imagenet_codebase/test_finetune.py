@@ -18,7 +18,7 @@ from elastic_nn.networks import MobileNet, OnceForAllNet
 from elastic_nn.networks.files import load_supernet, save_supernet
 from imagenet_codebase.run_manager import finetune as module
 from imagenet_codebase.run_manager import measuring, supernet
-from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
+from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
 from imagenet_codebase.run_manager.measuring import bn_batches, measure
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
@@ -27,6 +27,7 @@ from imagenet_codebase.run_manager.supernet import phases, train_supernet
 from imagenet_codebase.run_manager.teacher import Teacher, read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
+from utils.devices import pick_device
 
 CPU = torch.device("cpu")
 SETTINGS = FinetuneSettings(n_epochs=2, batch_size=8, lr=0.02)

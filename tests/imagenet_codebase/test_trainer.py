@@ -20,12 +20,13 @@ from apq import ApqError, files
 from apq.subnet import smallest
 from elastic_nn.networks import MobileNet
 from imagenet_codebase.run_manager.averaging import RunningAverage
-from imagenet_codebase.run_manager.evaluate import evaluate, pick_device
+from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.optimizer import clip_gradients, make_optimizer
 from imagenet_codebase.run_manager.settings import TrainingSettings
 from imagenet_codebase.run_manager.states import SavedStates
 from imagenet_codebase.run_manager.trainer import Trainer
 from utils import checkpoint
+from utils.devices import pick_device
 
 SETTINGS = TrainingSettings(n_epochs=3, batch_size=8, lr=0.05, seed=1)
 
