@@ -29,7 +29,7 @@ from apq.space import PAPER_SPACE, as_genes
 from apq.subnet import Subnet
 from methods.prediction.additive import PENALTIES, fit_additive
 from methods.prediction.cards import NOISE
-from methods.prediction.fit import Quality, fit, quality
+from methods.prediction.fit import Fitting, Quality, quality
 from methods.prediction.pairs import as_arrays, hold_out, read_pairs, searched_path, split_pairs
 from methods.prediction.searched import SearchedQuality, searched_quality
 from methods.prediction.settings import FitSettings
@@ -89,9 +89,9 @@ def recipes(
 
     def transfer(settings: FitSettings) -> Callable[[int], Row]:
         def judge(seed: int) -> Row:
-            seeded = replace(settings, seed=seed)
-            start = fit(full, False, seeded, cost).predictor
-            fitted = fit(quantized, True, seeded, cost, start)
+            fitting = Fitting(replace(settings, seed=seed), cost)
+            start = fitting.fit(full, False).predictor
+            fitted = fitting.fit(quantized, True, start)
             about = searched_quality(fitted.predictor, searched) if searched else NONE
             return Row(fitted.quality, about)
 

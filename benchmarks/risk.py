@@ -24,7 +24,7 @@ from methods.diagnostics import accuracy_rows
 from methods.evolution import EvolutionSettings
 from methods.find import find_subnet
 from methods.prediction.ensemble import fit_ensemble
-from methods.prediction.fit import fit
+from methods.prediction.fit import Fitting
 from methods.prediction.pairs import read_pairs, split_pairs
 from methods.prediction.settings import FitSettings
 from methods.problem import Limit, SearchProblem
@@ -43,10 +43,10 @@ HEADERS = ("ranked by", "direct", "error", "finetuned, test", "error", "predicte
 def train(args: argparse.Namespace, cost: LatencyPredictor) -> dict[str, AccuracyPredictor]:
     """Return what candidates are ranked by, by name; the ensemble's mean has risk 0."""
     full, quantized = split_pairs(read_pairs(args.pairs))
-    settings = FitSettings()
-    start = fit(full, False, settings, cost.predict).predictor
-    single = fit(quantized, True, settings, cost.predict, start).predictor
-    members = fit_ensemble(full, quantized, args.members, settings, cost.predict).members
+    fitting = Fitting(FitSettings(), cost.predict)
+    start = fitting.fit(full, False).predictor
+    single = fitting.fit(quantized, True, start).predictor
+    members = fit_ensemble(full, quantized, args.members, fitting).members
     bounds = {f"mean - {risk:g} x spread": PredictorEnsemble(members, risk) for risk in RISKS}
     return {"one predictor": single, **bounds}
 

@@ -126,6 +126,7 @@ def make_parser(prog: str) -> cli.Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Train, print the figures, write the predictors with their cards."""
+    from methods.prediction.fit import Fitting
     from methods.prediction.inputs import read_inputs
     from methods.prediction.kinds import fit_all
     from utils.devices import pick_device
@@ -143,12 +144,16 @@ def run(args: argparse.Namespace) -> int:
         "settings": asdict(settings),
         **inputs.hashes,
     }
-    latency = LatencyPredictor("latency", inputs.image_size).predict
+    fitting = Fitting(
+        settings=settings,
+        cost_fn=LatencyPredictor("latency", inputs.image_size).predict,
+        device=device,
+    )
     pairs = (inputs.full, inputs.quantized)
-    fits = fit_all(*pairs, inputs.searched, settings, latency, device, inputs.precise)
+    fits = fit_all(*pairs, inputs.searched, fitting, inputs.precise)
     _write_predictors(args.out_dir, fits, inputs, facts)
     _tell(fits, inputs, args.out_dir)
-    rest = {"settings": settings, "cost_fn": latency, "device": device, "precise": inputs.precise}
+    rest = {"fitting": fitting, "precise": inputs.precise}
     if args.ensemble:
         _make_ensemble(args, pairs, fits.besides, facts, rest)
     if args.study:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from apq.errors import ApqError
 from apq.progress import Counter
-from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
 from methods.prediction.fit import (
     MIN_PAIRS,
-    GenesFn,
+    Fitting,
     Quality,
-    fit,
     kendall_and_spearman,
     quality,
 )
@@ -63,10 +60,7 @@ def fit_ensemble(
     full: Mapping[Subnet, float],
     quantized: Mapping[Subnet, float],
     n_members: int,
-    settings: FitSettings,
-    cost_fn: GenesFn,
-    space: SearchSpace = PAPER_SPACE,
-    device: torch.device | str = "cpu",
+    fitting: Fitting,
     besides: Mapping[Subnet, float] | None = None,
     precise: Container[Subnet] = (),
 ) -> EnsembleFit:
@@ -78,23 +72,21 @@ def fit_ensemble(
     """
     if n_members < 2:
         raise ApqError(f"an ensemble needs at least two predictors, not {n_members}")
-    train, held_out = split_for_ensemble(quantized, settings, precise)
+    train, held_out = split_for_ensemble(quantized, fitting.settings, precise)
     members = []
     with Counter("ensemble", n_members) as bar:
         for i in range(n_members):
-            seed = int(np.random.SeedSequence([settings.seed, i]).generate_state(1)[0])
-            own = replace(settings, seed=seed, held_out=MEMBER_HELD_OUT)
-            start = fit(full, False, own, cost_fn, space=space, device=device).predictor
-            member = fit(
-                train, True, own, cost_fn, start, space=space, device=device, besides=besides
-            )
-            members.append(member.predictor)
+            key = [fitting.settings.seed, i]
+            seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+            own = fitting.with_settings(seed=seed, held_out=MEMBER_HELD_OUT)
+            start = own.fit(full, False).predictor
+            members.append(own.fit(train, True, start, besides=besides).predictor)
             bar.step()
-    genes, accuracy = as_arrays(held_out, space)
+    genes, accuracy = as_arrays(held_out, fitting.space)
     mean, spread = PredictorEnsemble(members).mean_and_spread(genes)
     return EnsembleFit(
         members=tuple(members),
-        quality=quality(mean, accuracy, cost_fn(genes), len(train) + len(besides or {})),
+        quality=quality(mean, accuracy, fitting.cost_fn(genes), len(train) + len(besides or {})),
         spread=float(100 * spread.mean()),
         spread_tau=kendall_and_spearman(spread, np.abs(mean - accuracy))[0],
     )

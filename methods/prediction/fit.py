@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,77 +63,89 @@ class Fit:
     """By subnets that were measured more precisely than the pairs, where there are some."""
 
 
-def fit(
-    pairs: Mapping[Subnet, float],
-    quantized: bool,
-    settings: FitSettings,
-    cost_fn: GenesFn,
-    start: AccuracyPredictor | None = None,
-    n_train: int | None = None,
-    space: SearchSpace = PAPER_SPACE,
-    device: torch.device | str = "cpu",
-    besides: Mapping[Subnet, float] | None = None,
-    precise: Mapping[Subnet, float] | None = None,
-) -> Fit:
-    """Train a predictor on some of the pairs, accuracies in %, and judge it by those held out.
+@dataclass(frozen=True)
+class Fitting:
+    """Makes predictors of pairs: subnets with accuracies in %."""
 
-    It learns as in `learn`. `cost_fn` gives the cost that the bands of `Quality` go by. `n_train`
-    limits the pairs to learn from; those held out stay the same. Those of `besides` are learned
-    from, too, and none of them is held out. `precise` holds subnets of this kind with accuracies
-    that were measured more precisely: nothing is learned of them, and it is judged by them, too.
-    Raises ApqError when there are too few pairs to hold some out, or to learn from the others.
-    """
-    kind = "quantized" if quantized else "full-precision"
-    if len(pairs) < MIN_PAIRS:
-        raise ApqError(
-            f"{len(pairs)} {kind} pairs are too few to train on and hold some out; gather at "
-            f"least {MIN_PAIRS} with 'apq collect'"
+    settings: FitSettings
+    cost_fn: GenesFn
+    """The cost that the bands of `Quality` go by."""
+    space: SearchSpace = PAPER_SPACE
+    device: torch.device | str = "cpu"
+
+    def with_settings(self, **changes: Any) -> Fitting:
+        """Return the same with some of the settings changed."""
+        return replace(self, settings=replace(self.settings, **changes))
+
+    def fit(
+        self,
+        pairs: Mapping[Subnet, float],
+        quantized: bool,
+        start: AccuracyPredictor | None = None,
+        *,
+        n_train: int | None = None,
+        besides: Mapping[Subnet, float] | None = None,
+        precise: Mapping[Subnet, float] | None = None,
+    ) -> Fit:
+        """Train a predictor on some of the pairs, and judge it by those held out.
+
+        It learns as in `learn`. `n_train` limits the pairs to learn from; those held out stay the
+        same. Those of `besides` are learned from, too, and none of them is held out. `precise`
+        holds subnets of this kind with accuracies that were measured more precisely: nothing is
+        learned of them, and it is judged by them, too. Raises ApqError when there are too few
+        pairs to hold some out, or to learn from the others.
+        """
+        kind = "quantized" if quantized else "full-precision"
+        if len(pairs) < MIN_PAIRS:
+            raise ApqError(
+                f"{len(pairs)} {kind} pairs are too few to train on and hold some out; gather at "
+                f"least {MIN_PAIRS} with 'apq collect'"
+            )
+        precise, settings = precise or {}, self.settings
+        train, held_out = hold_out(pairs, settings.held_out, settings.seed, first=precise)
+        if len(train) < 2:
+            raise ApqError(
+                f"{len(held_out)} of {len(pairs)} {kind} pairs are measured more precisely, to "
+                f"judge by: too few are left to learn from; gather more with 'apq collect'"
+            )
+        train = dict(itertools.islice(train.items(), n_train))
+        train |= {s: top1 for s, top1 in (besides or {}).items() if s not in precise}
+        predictor = self.learn(train, quantized, start)
+
+        def judge(measured: Mapping[Subnet, float]) -> Quality:
+            genes, accuracy = as_arrays(measured, self.space)
+            return quality(predictor.predict(genes), accuracy, self.cost_fn(genes), len(train))
+
+        return Fit(predictor, judge(held_out), judge(precise) if precise else None)
+
+    def learn(
+        self,
+        pairs: Mapping[Subnet, float],
+        quantized: bool,
+        start: AccuracyPredictor | None = None,
+    ) -> AccuracyPredictor:
+        """Train a predictor on all of the pairs, two or more.
+
+        What the pairs say of each choice (`fit_additive`) is what it learns, on as many random
+        subnets as it takes. With `start`, a full-precision predictor lends its weights (the
+        paper's transfer), and the pairs only have to tell what is different. Raises ApqError when
+        training diverges.
+        """
+        genes, accuracy = as_arrays(pairs, self.space)
+        torch.manual_seed(self.settings.seed)
+        predictor = AccuracyPredictor(self.space, quantized=quantized)
+        known: GenesFn = _nothing if start is None else start.predict
+        if start is not None:
+            _transfer(start, predictor)
+        else:
+            _start_from(predictor, float(accuracy.mean()))
+        predictor.to(self.device)
+        features = predictor.converter.features
+        rest = fit_additive(features(genes), accuracy - known(genes), predictor.converter)
+        _follow(
+            predictor, lambda genes: known(genes) + rest.predict(features(genes)), self.settings
         )
-    precise = precise or {}
-    train, held_out = hold_out(pairs, settings.held_out, settings.seed, first=precise)
-    if len(train) < 2:
-        raise ApqError(
-            f"{len(held_out)} of {len(pairs)} {kind} pairs are measured more precisely, to judge "
-            f"by: too few are left to learn from; gather more with 'apq collect'"
-        )
-    train = dict(itertools.islice(train.items(), n_train))
-    train |= {subnet: top1 for subnet, top1 in (besides or {}).items() if subnet not in precise}
-    predictor = learn(train, quantized, settings, start, space, device)
-
-    def judge(measured: Mapping[Subnet, float]) -> Quality:
-        genes, accuracy = as_arrays(measured, space)
-        return quality(predictor.predict(genes), accuracy, cost_fn(genes), len(train))
-
-    return Fit(predictor, judge(held_out), judge(precise) if precise else None)
-
-
-def learn(
-    pairs: Mapping[Subnet, float],
-    quantized: bool,
-    settings: FitSettings,
-    start: AccuracyPredictor | None = None,
-    space: SearchSpace = PAPER_SPACE,
-    device: torch.device | str = "cpu",
-) -> AccuracyPredictor:
-    """Train a predictor on all of the pairs, two or more, accuracies in %.
-
-    What the pairs say of each choice (`fit_additive`) is what it learns, on as many random subnets
-    as it takes. With `start`, a full-precision predictor lends its weights (the paper's transfer),
-    and the pairs only have to tell what is different. Raises ApqError when training diverges.
-    """
-    genes, accuracy = as_arrays(pairs, space)
-    torch.manual_seed(settings.seed)
-    predictor = AccuracyPredictor(space, quantized=quantized)
-    known: GenesFn = _nothing if start is None else start.predict
-    if start is not None:
-        _transfer(start, predictor)
-    else:
-        _start_from(predictor, float(accuracy.mean()))
-    predictor.to(device)
-    features = predictor.converter.features
-    rest = fit_additive(features(genes), accuracy - known(genes), predictor.converter)
-    _follow(predictor, lambda genes: known(genes) + rest.predict(features(genes)), settings)
-    return predictor
+        return predictor
 
 
 def _nothing(genes: np.ndarray) -> np.ndarray:

@@ -6,15 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from apq.progress import Counter
 from apq.subnet import Subnet
 from methods.prediction.cards import FULL, SCRATCH, SEARCHED, TRANSFER
-from methods.prediction.fit import Fit, GenesFn, fit, learn
+from methods.prediction.fit import Fit, Fitting
 from methods.prediction.pairs import hold_out, split_pairs
 from methods.prediction.searched import SearchedQuality, searched_quality
-from methods.prediction.settings import FitSettings
 from utils.accuracy_predictor import AccuracyPredictor
 
 
@@ -61,9 +58,7 @@ def fit_all(
     full: Mapping[Subnet, float],
     quantized: Mapping[Subnet, float],
     searched: Mapping[Subnet, float],
-    settings: FitSettings,
-    cost_fn: GenesFn,
-    device: torch.device | str = "cpu",
+    fitting: Fitting,
     precise: Mapping[Subnet, float] | None = None,
 ) -> AllFits:
     """Train all kinds on pairs of accuracies in %; `searched` are of subnets that searches found.
@@ -73,31 +68,30 @@ def fit_all(
     Raises ApqError when there are too few pairs to hold some out.
     """
     precise_full, precise_quantized = split_pairs(precise or {})
-    alike = {"settings": settings, "cost_fn": cost_fn, "device": device}
     with Counter("predictors", 6 if searched else 5) as bar:
 
         def fit_quantized(**options: Any) -> Fit:
-            result = fit(quantized, True, **alike, precise=precise_quantized, **options)
+            result = fitting.fit(quantized, True, precise=precise_quantized, **options)
             bar.step()
             return result
 
-        fits = {FULL: fit(full, False, **alike, precise=precise_full)}
+        fits = {FULL: fitting.fit(full, False, precise=precise_full)}
         bar.step()
         start = fits[FULL].predictor
         fits[SCRATCH] = fit_quantized()
         fits[TRANSFER] = fit_quantized(start=start)
         besides, about = {}, None
         if searched:
-            besides, judged = hold_out(searched, settings.held_out, settings.seed)
+            besides, judged = hold_out(searched, fitting.settings.held_out, fitting.settings.seed)
             fits[SEARCHED] = fit_quantized(start=start, besides=besides)
             about = AboutSearched(
                 n_held_out=len(judged),
                 own=searched_quality(fits[SEARCHED].predictor, judged),
                 without=searched_quality(fits[TRANSFER].predictor, judged),
             )
-        source = learn(full, False, settings, device=device)
+        source = fitting.learn(full, False)
         bar.step()
-        last = learn({**quantized, **searched}, True, settings, source, device=device)
+        last = fitting.learn({**quantized, **searched}, True, source)
         bar.step()
     return AllFits(
         by_name=fits,

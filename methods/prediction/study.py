@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from apq import files
 from apq.progress import Counter
 from apq.subnet import Subnet
-from methods.prediction.fit import GenesFn, Quality, fit
+from methods.prediction.fit import Fitting, Quality
 from methods.prediction.pairs import hold_out, split_pairs
-from methods.prediction.settings import FitSettings
 from utils.plots import COLOURS, NO_PLOT, can_plot, new_row, to_png
 
 SIZES = (100, 200, 500, 1000, 2000)
@@ -38,11 +36,9 @@ class StudyRow(Quality):
 def run_study(
     full: Mapping[Subnet, float],
     quantized: Mapping[Subnet, float],
-    settings: FitSettings,
-    cost_fn: GenesFn,
+    fitting: Fitting,
     sizes: Sequence[int] = SIZES,
     n_seeds: int = SEEDS,
-    device: torch.device | str = "cpu",
     precise: Mapping[Subnet, float] | None = None,
 ) -> list[StudyRow]:
     """Train both kinds on growing numbers of quantized pairs, under several seeds.
@@ -51,27 +47,18 @@ def run_study(
     of it. The transfer starts from a full-precision predictor of the same seed. `precise` as in
     `fit_all`.
     """
-    rows = []
+    rows, settings = [], fitting.settings
     precise_full, precise_quantized = split_pairs(precise or {})
     n_left = len(hold_out(quantized, settings.held_out, settings.seed, precise_quantized)[0])
     sizes = sorted({min(size, n_left) for size in sizes})
     with Counter("study", n_seeds * len(sizes)) as bar:
         for seed in range(settings.seed, settings.seed + n_seeds):
-            seeded = replace(settings, seed=seed)
-            source = fit(
-                full, False, seeded, cost_fn, device=device, precise=precise_full
-            ).predictor
+            seeded = fitting.with_settings(seed=seed)
+            source = seeded.fit(full, False, precise=precise_full).predictor
             for n_train in sizes:
                 for kind, start in ((FROM_SCRATCH, None), (BY_TRANSFER, source)):
-                    result = fit(
-                        quantized,
-                        True,
-                        seeded,
-                        cost_fn,
-                        start=start,
-                        n_train=n_train,
-                        device=device,
-                        precise=precise_quantized,
+                    result = seeded.fit(
+                        quantized, True, start, n_train=n_train, precise=precise_quantized
                     )
                     figures = result.precise or result.quality
                     rows.append(StudyRow(kind=kind, seed=seed, **asdict(figures)))

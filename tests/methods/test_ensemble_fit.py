@@ -8,7 +8,7 @@ from apq.errors import ApqError
 from apq.provenance import read_card, write_card
 from apq.space import PAPER_SPACE
 from methods.prediction.ensemble import fit_ensemble
-from methods.prediction.fit import fit
+from methods.prediction.fit import Fitting
 from methods.prediction.pairs import as_arrays, write_pairs
 from methods.prediction.settings import FitSettings
 from utils.ensemble import ENSEMBLE_NAME, load_members
@@ -29,17 +29,17 @@ def pairs():
 
 
 @pytest.fixture(scope="module")
-def latency():
-    return LatencyPredictor("latency").predict
+def fitting():
+    return Fitting(QUICK, LatencyPredictor("latency").predict)
 
 
-def test_members_differ_and_their_mean_is_measured_on_pairs_none_has_seen(pairs, latency):
+def test_members_differ_and_their_mean_is_measured_on_pairs_none_has_seen(pairs, fitting):
     full, quantized = pairs
-    ensemble = fit_ensemble(full, quantized, 3, QUICK, latency)
+    ensemble = fit_ensemble(full, quantized, 3, fitting)
     assert len(ensemble.members) == 3
     predictions = [m.predict(list(quantized)) for m in ensemble.members]
     assert np.std(predictions, axis=0).min() > 0
-    single = fit(quantized, True, QUICK, latency)
+    single = fitting.fit(quantized, True)
     assert ensemble.quality.n_held_out == single.quality.n_held_out == 20
     order = np.random.default_rng(QUICK.seed).permutation(100)
     held_out = [list(quantized)[i] for i in order[:20]]
@@ -51,10 +51,10 @@ def test_members_differ_and_their_mean_is_measured_on_pairs_none_has_seen(pairs,
     assert ensemble.spread == pytest.approx(spread, rel=1e-3)
 
 
-def test_members_do_not_learn_from_what_was_measured_more_precisely(pairs, latency):
+def test_members_do_not_learn_from_what_was_measured_more_precisely(pairs, fitting):
     full, quantized = pairs
     precise = dict.fromkeys(list(quantized)[:30], 0.0)
-    ensemble = fit_ensemble(full, quantized, 2, QUICK, latency, precise=precise)
+    ensemble = fit_ensemble(full, quantized, 2, fitting, precise=precise)
     assert (ensemble.quality.n_train, ensemble.quality.n_held_out) == (70, 30)
     genes, measured = as_arrays({s: quantized[s] for s in precise}, PAPER_SPACE)
     mean = np.mean([m.predict(genes) for m in ensemble.members], axis=0)
@@ -62,16 +62,16 @@ def test_members_do_not_learn_from_what_was_measured_more_precisely(pairs, laten
     assert ensemble.quality.rmse == pytest.approx(rmse, rel=1e-4)
 
 
-def test_the_same_seed_gives_the_same_ensemble(pairs, latency):
+def test_the_same_seed_gives_the_same_ensemble(pairs, fitting):
     subnets = list(pairs[1])[:5]
-    first, again = (fit_ensemble(*pairs, 2, QUICK, latency).members for _ in range(2))
+    first, again = (fit_ensemble(*pairs, 2, fitting).members for _ in range(2))
     for one, other in zip(first, again, strict=True):
         assert (one.predict(subnets) == other.predict(subnets)).all()
 
 
-def test_one_predictor_is_no_ensemble(pairs, latency):
+def test_one_predictor_is_no_ensemble(pairs, fitting):
     with pytest.raises(ApqError, match="at least two predictors, not 1"):
-        fit_ensemble(*pairs, 1, QUICK, latency)
+        fit_ensemble(*pairs, 1, fitting)
 
 
 def test_the_command_writes_an_ensemble_that_a_search_can_use(tmp_path, monkeypatch, capsys, pairs):

@@ -25,7 +25,7 @@ from methods.prediction.collect import (
     random_quotas,
 )
 from methods.prediction.draws import draw_subnets
-from methods.prediction.fit import fit, learn, quality
+from methods.prediction.fit import Fitting, quality
 from methods.prediction.pairs import (
     OF_IMAGES,
     PairLog,
@@ -259,7 +259,7 @@ def test_a_training_that_diverges_makes_no_predictor():
     subnets = list(itertools.islice(draw_subnets(PAPER_SPACE, 0, True), 6))
     pairs = {subnet: 70.0 + i for i, subnet in enumerate(subnets)}
     with pytest.raises(ApqError, match=r"beyond all bounds: lr 1e\+30 is high"):
-        learn(pairs, True, FitSettings(n_steps=5, lr=1e30))
+        Fitting(FitSettings(n_steps=5, lr=1e30), total).learn(pairs, True)
 
 
 def test_a_kill_between_the_pairs_and_their_card_loses_none(tmp_path, monkeypatch):
@@ -329,14 +329,14 @@ def total(genes):
 
 
 def test_a_predictor_learns_and_transfer_helps_with_few_pairs():
-    full = fit(additive_pairs(600, False), False, FAST, total)
+    full = Fitting(FAST, total).fit(additive_pairs(600, False), False)
     assert not full.predictor.quantized
     assert full.quality.kendall_tau > 0.9
     assert (full.quality.n_train, full.quality.n_held_out) == (480, 120)
     few = additive_pairs(300, True)
     settings = replace(FAST, held_out=0.5)
-    scratch = fit(few, True, settings, total)
-    transfer = fit(few, True, settings, total, start=full.predictor)
+    scratch = Fitting(settings, total).fit(few, True)
+    transfer = Fitting(settings, total).fit(few, True, start=full.predictor)
     assert transfer.predictor.quantized
     assert transfer.quality.rmse < scratch.quality.rmse
     assert transfer.quality.kendall_tau > scratch.quality.kendall_tau + 0.03
@@ -344,7 +344,7 @@ def test_a_predictor_learns_and_transfer_helps_with_few_pairs():
 
 def test_fitting_is_deterministic():
     pairs = additive_pairs(60, True)
-    first, second = (fit(pairs, True, FitSettings(n_steps=20), total) for _ in range(2))
+    first, second = (Fitting(FitSettings(n_steps=20), total).fit(pairs, True) for _ in range(2))
     assert first.quality == second.quality
     state = second.predictor.state_dict()
     assert all(torch.equal(t, state[name]) for name, t in first.predictor.state_dict().items())
@@ -398,17 +398,17 @@ def test_bands_compare_subnets_of_about_the_same_cost():
 def test_the_study_is_judged_by_precise_subnets_where_there_are_some():
     full, quantized = additive_pairs(40, False), additive_pairs(60, True)
     precise = {**dict(itertools.islice(quantized.items(), 20)), next(iter(full)): 70.0}
-    rows = run_study(full, quantized, FitSettings(n_steps=1), total, (10, 999), 1, precise=precise)
+    rows = run_study(
+        full, quantized, Fitting(FitSettings(n_steps=1), total), (10, 999), 1, precise=precise
+    )
     # Of 60 pairs 20 are judged by, which is more than a fifth.
     assert [(row.n_train, row.n_held_out) for row in rows] == [(10, 20)] * 2 + [(40, 20)] * 2
     assert len({row.spread for row in rows}) == 1
 
 
 def test_the_study_covers_all_sizes_and_kinds_under_each_seed(tmp_path):
-    settings = FitSettings(n_steps=10)
-    rows = run_study(
-        additive_pairs(40, False), additive_pairs(60, True), settings, total, (10, 30, 999), 2
-    )
+    fitting = Fitting(FitSettings(n_steps=10), total)
+    rows = run_study(additive_pairs(40, False), additive_pairs(60, True), fitting, (10, 30, 999), 2)
     wanted = itertools.product((0, 1), (10, 30, 48), (FROM_SCRATCH, BY_TRANSFER))
     assert {(row.seed, row.n_train, row.kind) for row in rows} == set(wanted)
     assert all(row.n_held_out == 12 for row in rows)
@@ -424,7 +424,7 @@ def test_the_study_covers_all_sizes_and_kinds_under_each_seed(tmp_path):
 
 def test_too_few_pairs_and_bad_settings_are_refused():
     with pytest.raises(ApqError, match=r"1 full-precision pairs are too few.*apq collect"):
-        fit({largest(): 90.0}, False, FAST, total)
+        Fitting(FAST, total).fit({largest(): 90.0}, False)
     for change in ({"n_steps": 0}, {"lr": 0.0}, {"held_out": 1.0}):
         with pytest.raises(ApqError, match=next(iter(change))):
             FitSettings(**change)

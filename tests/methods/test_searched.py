@@ -12,7 +12,7 @@ from apq import ApqError
 from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from methods.prediction.draws import draw_subnets
-from methods.prediction.fit import fit, learn
+from methods.prediction.fit import Fitting
 from methods.prediction.kinds import fit_all
 from methods.prediction.pairs import hold_out
 from methods.prediction.searched import searched_quality, searched_quota, searched_subnets
@@ -75,8 +75,8 @@ def test_pairs_besides_are_learned_and_leave_the_held_out_ones_alone():
     def cost(genes):
         return genes.sum(1)
 
-    without = fit(random, True, settings, cost)
-    with_ = fit(random, True, settings, cost, besides=besides)
+    without = Fitting(settings, cost).fit(random, True)
+    with_ = Fitting(settings, cost).fit(random, True, besides=besides)
     assert with_.quality.n_held_out == without.quality.n_held_out == 12
     assert (without.quality.n_train, with_.quality.n_train) == (48, 52)
     biases = [searched_quality(fit.predictor, besides).bias for fit in (without, with_)]
@@ -111,14 +111,14 @@ def test_the_kind_that_has_learned_from_searches_is_searched_with_and_judged_by_
     def cost(genes):
         return genes.sum(1)
 
-    fits = fit_all(full, random, searched, settings, cost)
+    fits = fit_all(full, random, searched, Fitting(settings, cost))
     assert list(fits.to_use) == ["full precision", "quantized, with searched pairs"]
     assert len(fits.besides) == 16
     about = fits.about_searched
     assert about.n_held_out == 4
     assert about.without.bias == pytest.approx(5, abs=0.5)
     assert abs(about.own.bias) < about.without.bias - 1
-    without = fit_all(full, random, {}, FitSettings(n_steps=1, batch_size=64), cost)
+    without = fit_all(full, random, {}, Fitting(FitSettings(n_steps=1, batch_size=64), cost))
     assert without.about_searched is None
     assert list(without.to_use) == ["full precision", "quantized, by transfer"]
 
@@ -128,30 +128,26 @@ def test_no_predictor_learns_from_the_searched_pairs_it_is_judged_by(monkeypatch
     pairs = {subnet: 70.0 + i for i, subnet in enumerate(subnets[:20])}
     full = {subnet.full_precision(): top1 for subnet, top1 in pairs.items()}
     searched = dict.fromkeys(subnets[20:], 75.0)
-    learned, judged, whole = [], [], []
+    learned, judged, learn = [], [], Fitting.learn
 
-    def spy_learn(pairs, *args, **more):
-        whole.append(pairs)
-        return learn(pairs, *args, **more)
-
-    def spy_fit(*args, besides=None, **more):
-        learned.append(set(besides or {}))
-        return fit(*args, besides=besides, **more)
+    def spy_learn(self, pairs, *args):
+        learned.append(pairs)
+        return learn(self, pairs, *args)
 
     def spy_quality(predictor, held_out):
         judged.append(set(held_out))
         return searched_quality(predictor, held_out)
 
-    monkeypatch.setattr("methods.prediction.kinds.fit", spy_fit)
     monkeypatch.setattr("methods.prediction.kinds.searched_quality", spy_quality)
-    monkeypatch.setattr("methods.prediction.kinds.learn", spy_learn)
-    fit_all(full, pairs, searched, FitSettings(n_steps=1), lambda genes: genes.sum(1))
-    assert len(learned[-1]) == 32
+    monkeypatch.setattr(Fitting, "learn", spy_learn)
+    fit_all(full, pairs, searched, Fitting(FitSettings(n_steps=1), lambda genes: genes.sum(1)))
+    *to_judge, known_full, known = learned
+    assert len(to_judge[-1].keys() & searched) == 32
     for held_out in judged:
         assert len(held_out) == 8
         assert held_out <= set(searched)
-        assert not held_out & set().union(*learned)
-    assert whole == [full, pairs | searched]  # those to use know them all
+        assert not held_out & set().union(*to_judge)
+    assert (known_full, known) == (full, pairs | searched)  # those to use know them all
 
 
 def test_nothing_is_learned_of_subnets_that_predictors_are_judged_by_precisely(monkeypatch):
@@ -160,26 +156,26 @@ def test_nothing_is_learned_of_subnets_that_predictors_are_judged_by_precisely(m
     full = {subnet.full_precision(): top1 for subnet, top1 in pairs.items()}
     searched = dict.fromkeys(subnets[30:], 75.0)
     precise = dict.fromkeys([*subnets[10:14], *subnets[40:43], *list(full)[:3]], 60.0)
-    learned = []
+    learned, learn = [], Fitting.learn
 
-    def spy_learn(pairs, *args, **more):
+    def spy_learn(self, pairs, *args):
         learned.append(set(pairs))
-        return learn(pairs, *args, **more)
+        return learn(self, pairs, *args)
 
-    monkeypatch.setattr("methods.prediction.fit.learn", spy_learn)
-    few, cost = FitSettings(n_steps=1), lambda genes: genes.sum(1)
-    fits = fit_all(full, pairs, searched, few, cost, precise=precise)
-    assert len(learned) == 4
-    assert not set(precise) & set().union(*learned)
+    monkeypatch.setattr(Fitting, "learn", spy_learn)
+    fitting = Fitting(FitSettings(n_steps=1), lambda genes: genes.sum(1))
+    fits = fit_all(full, pairs, searched, fitting, precise)
+    assert len(learned) == 6
+    assert not set(precise) & set().union(*learned[:4])  # the last two are those to use
     for name, fitted in fits.by_name.items():
         assert fitted.precise.n_held_out == (3 if name == "full precision" else 7)
         assert fitted.precise.spread == 0
         assert fitted.quality.n_held_out == 6
         assert fitted.precise.rmse != fitted.quality.rmse
-    alone = fit(pairs, True, few, cost)
+    alone = fitting.fit(pairs, True)
     assert alone.precise is None
     with pytest.raises(ApqError, match="29 of 30 quantized pairs are measured more precisely, to"):
-        fit(pairs, True, few, cost, precise=dict.fromkeys(subnets[:29], 60.0))
+        fitting.fit(pairs, True, precise=dict.fromkeys(subnets[:29], 60.0))
 
 
 def test_a_round_tells_how_right_the_predictor_was_before_it_learned(predictor, found):
