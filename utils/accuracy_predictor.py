@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -65,7 +65,7 @@ class AccuracyPredictor(nn.Module):
             x = layer(x)
         return self.regressor(x).squeeze(-1)
 
-    def _forward_positions(self, arch: Tensor, bits: Tensor) -> Tensor:
+    def forward_positions(self, arch: Tensor, bits: Tensor) -> Tensor:
         """Do as `forward` with the positions of the features that are 1 (`Converter.positions`).
 
         A product with zeros and ones is a sum of columns: a third of the time.
@@ -76,6 +76,11 @@ class AccuracyPredictor(nn.Module):
         if bit_columns is not None:
             x += F.embedding_bag(bits, bit_columns, mode="sum").add_(self.quantize_fc.bias)
         return self._head(x)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.regressor.weight.device
 
     def train(self, mode: bool = True) -> Self:
         """Do as any module; what was kept of the weights is forgotten, as they may have changed."""
@@ -101,13 +106,9 @@ class AccuracyPredictor(nn.Module):
         """
         genes = as_genes(self.space, subnets)
         accuracy = np.empty(len(genes))
-        device = self.regressor.weight.device
         with torch.inference_mode():
-            for start in range(0, len(genes), PREDICT_BATCH):
-                part = slice(start, start + PREDICT_BATCH)
-                arch, bits = self.converter.positions(genes[part])
-                arch, bits = torch.from_numpy(arch).to(device), torch.from_numpy(bits).to(device)
-                accuracy[part] = self._forward_positions(arch, bits).cpu().numpy()
+            for part, positions in positions_by_part(self.converter, genes, self.device):
+                accuracy[part] = self.forward_positions(*positions).cpu().numpy()
         return accuracy
 
     def gradients(self, subnets: np.ndarray | Sequence[Subnet]) -> np.ndarray:
@@ -158,6 +159,19 @@ class AccuracyPredictor(nn.Module):
         """Write the weights atomically and drop an older card; raises ApqError."""
         checkpoint.save(path, {key: value.cpu() for key, value in self.state_dict().items()})
         card_path(path).unlink(missing_ok=True)  # it would describe other weights
+
+
+def positions_by_part(
+    converter: Converter, genes: np.ndarray, device: torch.device
+) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
+    """Yield where some of the genes (N, n_genes) are, and their `Converter.positions` as tensors.
+
+    A few at a time: the hidden layers of all would take much memory.
+    """
+    for start in range(0, len(genes), PREDICT_BATCH):
+        part = slice(start, start + PREDICT_BATCH)
+        arch, bits = converter.positions(genes[part])
+        yield part, (torch.from_numpy(arch).to(device), torch.from_numpy(bits).to(device))
 
 
 def gradients_of(predictor: nn.Module, genes: np.ndarray) -> np.ndarray:

@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from apq import files
 from apq.checks import check_within
 from apq.errors import ApqError
+from apq.paths import find_in
 from apq.provenance import card_path, read_card
 from apq.space import PAPER_SPACE, SearchSpace, as_genes
 from apq.subnet import Subnet
 from utils import checkpoint
 from utils.accuracy_predictor import (
     HIDDEN,
-    PREDICT_BATCH,
     QUANTIZED_NAME,
     AccuracyPredictor,
     find_weights,
     gradients_of,
+    positions_by_part,
 )
 from utils.converter import Converter
 
@@ -38,8 +39,7 @@ class PredictorEnsemble(nn.Module):
 
     Where the members saw no subnets they disagree, and the score falls below their mean. It takes
     the place of an `AccuracyPredictor`: same calls, same unit. Subnets are encoded once for all
-    members; the members' matrix products are most of the time, and take no less of it when they
-    are stacked into batched ones. Raises ApqError unless there are two members or more, all of one
+    members. Raises ApqError unless there are two members or more, all of one
     space, size and kind, and, as far as their cards tell, of one data set and image size.
     """
 
@@ -57,13 +57,9 @@ class PredictorEnsemble(nn.Module):
         self.predictors = nn.ModuleList(members)
         self.converter = Converter(self.space)
 
-    def members(self, features: Tensor) -> Tensor:
-        """Return each member's accuracies (n_members, N) for features (N, n_features)."""
-        return torch.stack([predictor(features) for predictor in self.predictors])
-
     def forward(self, features: Tensor) -> Tensor:
         """Return scores (N,), about 0..1, for features (N, n_features)."""
-        members = self.members(features)
+        members = torch.stack([predictor(features) for predictor in self.predictors])
         variance = members.var(dim=0, correction=0).clamp(min=_LEAST_VARIANCE)
         return members.mean(dim=0) - self.risk * variance.sqrt()
 
@@ -89,12 +85,11 @@ class PredictorEnsemble(nn.Module):
         """Return the members' mean accuracies in 0..1 and their standard deviations, (N,) each."""
         genes = as_genes(self.space, subnets)
         mean, spread = np.empty(len(genes)), np.empty(len(genes))
-        device = next(self.parameters()).device
+        device = self.predictors[0].device
         with torch.inference_mode():
-            for start in range(0, len(genes), PREDICT_BATCH):
-                part = slice(start, start + PREDICT_BATCH)
-                features = torch.from_numpy(self.converter.features(genes[part])).to(device)
-                members = self.members(features).double().cpu().numpy()
+            for part, positions in positions_by_part(self.converter, genes, device):
+                members = torch.stack([p.forward_positions(*positions) for p in self.predictors])
+                members = members.double().cpu().numpy()
                 mean[part], spread[part] = members.mean(axis=0), members.std(axis=0)
         return mean, spread
 
@@ -138,7 +133,7 @@ def load_members(
     Raises ApqError that names the file when it is missing or damaged, or when its weights are not
     of this space.
     """
-    path = find_weights(Path(path), QUANTIZED_NAME)
+    path = find_weights(find_in(path, QUANTIZED_NAME), QUANTIZED_NAME)
     content = checkpoint.load(path)
     with files.naming(path):
         weights = checkpoint.state_dict(content)

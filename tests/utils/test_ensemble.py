@@ -51,7 +51,7 @@ def test_one_pass_gives_what_the_members_give(genes: np.ndarray, quantized: bool
 def test_batches_do_not_show(genes: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     ensemble = PredictorEnsemble(_members())
     whole = ensemble.predict(genes)
-    monkeypatch.setattr("utils.ensemble.PREDICT_BATCH", 7)
+    monkeypatch.setattr("utils.accuracy_predictor.PREDICT_BATCH", 7)
     np.testing.assert_allclose(ensemble.predict(genes), whole, atol=1e-6)
     assert ensemble.predict(genes[:0]).shape == (0,)
 
