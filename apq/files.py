@@ -71,7 +71,7 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json_text(value))
 
 
-def holds_json(path: str | Path, value: Any) -> bool:
+def write_once(path: str | Path, value: Any) -> bool:
     """Write a value as JSON where there is no file yet; return whether the file holds it.
 
     For what a folder of results is of. Raises ApqError when it can be neither written nor read.

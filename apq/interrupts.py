@@ -43,8 +43,8 @@ def deferred_interrupt(told: bool = True) -> Iterator[Interruption]:
 def sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM, which schedulers send before they kill, end the work as Ctrl-C does.
 
-    What there is gets saved then. A process that torchrun started is left as it is: it is ended
-    when others are lost, with whom it would have to finish its step.
+    What there is gets saved then. One of several processes is left as it is: torchrun ends it when
+    others are lost, with whom it would have to finish its step.
     """
 
     def on_signal(number: int, frame: Any) -> None:
@@ -53,7 +53,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
             raise KeyboardInterrupt
         on_interrupt(number, frame)
 
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         yield
         return
     with _handled(signal.SIGTERM, on_signal):

@@ -15,6 +15,10 @@ from apq.errors import ApqError
 if TYPE_CHECKING:
     from apq.subnet import Subnet
 
+# What every network begins with, whatever the space.
+IMAGE_CHANNELS = 3
+STEM_KERNEL, STEM_STRIDE = 3, 2
+FIRST_BLOCK_KERNEL = 3
 # The four bit widths of a block, in the order of the genes and of the encoder's features.
 BIT_FIELDS = ("pw_w_bits", "pw_a_bits", "dw_w_bits", "dw_a_bits")
 BLOCK_FIELDS = ("kernels", "widths", *BIT_FIELDS)

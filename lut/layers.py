@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from apq.errors import ApqError
-from apq.space import Block, SearchSpace
+from apq.space import (
+    FIRST_BLOCK_KERNEL,
+    IMAGE_CHANNELS,
+    STEM_KERNEL,
+    STEM_STRIDE,
+    Block,
+    SearchSpace,
+)
 
-IMAGE_CHANNELS = 3
-STEM_KERNEL = 3
-STEM_STRIDE = 2
-FIRST_BLOCK_KERNEL = 3
 IMAGENET_CLASSES = 1000
 PAPER_FIXED_LAYERS = ("head", "tail")
 """Of `fixed_layers`, those that the paper's accounting counts, and that tables have entries of."""

@@ -8,10 +8,11 @@ import numpy as np
 
 from apq.checks import TOO_LARGE
 from apq.errors import ApqError
+from apq.space import IMAGE_CHANNELS, STEM_STRIDE
 from lut.accelerator import Accelerator
 from lut.bitfusion import COMPONENTS
 from lut.costs import QUANTITIES
-from lut.layers import IMAGE_CHANNELS, PAPER_FIXED_LAYERS, STEM_STRIDE, check_image_size
+from lut.layers import PAPER_FIXED_LAYERS, check_image_size
 from lut.lookup import is_key, parse_key
 
 OURS = ("model_version", "image_size", "accelerator", "component_names", "layers", "components")

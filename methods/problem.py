@@ -146,7 +146,7 @@ class SearchProblem:
         return float(self.costs(genes)[0, limit])
 
     @cached_property
-    def cheapest(self) -> np.ndarray:
+    def feasible_subnet(self) -> np.ndarray:
         """A feasible subnet's genes (1, n_genes); of one limit the cheapest there is.
 
         Raises ApqError that names what breaks which limit, and the least of each cost.
@@ -168,7 +168,7 @@ class SearchProblem:
 
     def check(self) -> None:
         """Raise ApqError when no subnet keeps the limits; finding out takes milliseconds."""
-        _ = self.cheapest
+        _ = self.feasible_subnet
 
     def _outcome(self, maximum: np.ndarray) -> dual.Feasibility:
         return dual.find_feasible(self.domain, self.option_costs, self.fixed_costs, maximum)

@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from apq.errors import ApqError, closest
-from apq.space import BIT_FIELDS, SearchSpace
+from apq.space import (
+    BIT_FIELDS,
+    FIRST_BLOCK_KERNEL,
+    IMAGE_CHANNELS,
+    STEM_KERNEL,
+    STEM_STRIDE,
+    SearchSpace,
+)
 from apq.subnet import Subnet
 from elastic_nn.modules import (
     ElasticBatchNorm2d,
@@ -40,8 +47,12 @@ class MobileNet(nn.Module):
         self.subnet: Subnet | None = None
         self.quantize = False
         stem, first = space.stem_channels, space.first_block_channels
-        self.first_conv = ConvLayer(ElasticConv2d(3, stem, kernel=3, stride=2, signed_input=True))
-        first_block = InvertedBlock(stem, stem, first, (3,), 1, shortcut=False, expand=False)
+        self.first_conv = ConvLayer(
+            ElasticConv2d(IMAGE_CHANNELS, stem, STEM_KERNEL, STEM_STRIDE, signed_input=True)
+        )
+        first_block = InvertedBlock(
+            stem, stem, first, (FIRST_BLOCK_KERNEL,), 1, shortcut=False, expand=False
+        )
         self.blocks = nn.ModuleList([first_block, *blocks])
         last = space.blocks[-1].out_channels
         self.feature_mix_layer = ConvLayer(
@@ -110,7 +121,7 @@ class MobileNet(nn.Module):
 
     def conv_layers(self) -> Iterator[tuple[str, ConvLayer, int]]:
         """Yield name, layer and active input channels of every convolution that forward runs."""
-        yield "first_conv", self.first_conv, 3
+        yield "first_conv", self.first_conv, IMAGE_CHANNELS
         for name, block in self.running_blocks():
             for inner, layer, in_channels in block.layers():
                 yield f"{name}.{inner}", layer, in_channels
@@ -123,13 +134,15 @@ class MobileNet(nn.Module):
         return layers
 
     def replace_classifier(self, n_classes: int) -> None:
-        """Begin anew with a classifier of so many classes, under the old one's bits."""
+        """Begin anew with a classifier of so many classes, quantized as the old one."""
         old = self.classifier.linear
         new = self.classifier.linear = QuantizedLinear(old.in_features, n_classes)
+        _initialize(self.classifier)
+        new.to(old.weight)
         new.set_bits(old.w_bits, old.a_bits)
+        new.set_quantizer(old.quantizer)
         new.activation_range.data.copy_(old.activation_range)  # its input stays what it was
         self.n_classes = n_classes
-        _initialize(self.classifier)
 
     # ---- quantization ranges and batch statistics ----
 

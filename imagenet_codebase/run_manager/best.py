@@ -27,7 +27,7 @@ class BestWeights:
         self.figure: float | None = None
         """That of the epoch whose weights are kept; None before there is one."""
 
-    def is_beaten_by(self, figures: dict[str, float]) -> bool:
+    def take(self, figures: dict[str, float]) -> bool:
         """Take an epoch's figure as the best one where it is; return whether it is."""
         figure = figures.get(self.by)
         if figure is None or (self.figure is not None and not figure >= self.figure):

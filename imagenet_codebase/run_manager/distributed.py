@@ -73,7 +73,7 @@ def group(device: torch.device, again: str = "the same command") -> Iterator[tor
     if not is_first():
         _silence("stdout")
     try:
-        with _told_once(store), _loss_explained(again):
+        with _told_once(store), loss_explained(again):
             yield device
             dist.barrier()
     finally:
@@ -95,7 +95,8 @@ def _told_once(store: dist.Store) -> Iterator[None]:
 
 
 @contextmanager
-def _loss_explained(again: str) -> Iterator[None]:
+def loss_explained(again: str) -> Iterator[None]:
+    """Tell the loss of another process in a line, and what goes on from the last save."""
     try:
         yield
     except RuntimeError as error:
@@ -103,9 +104,20 @@ def _loss_explained(again: str) -> Iterator[None]:
             raise
         if TELLS_LOSS in os.environ:
             raise SystemExit(LOST_STATUS) from None
+        if _starts_again():
+            again = "torchrun starts all again, and the run"
         raise ApqError(
             f"another process of this run is lost; {again} goes on from the last save"
         ) from None
+
+
+def _starts_again() -> bool:
+    """Whether torchrun has a restart left on this machine."""
+    most, count = (
+        int(os.environ.get(f"TORCHELASTIC_{name}", "0"))
+        for name in ("MAX_RESTARTS", "RESTART_COUNT")
+    )
+    return count < most
 
 
 def _is_before_others(store: dist.Store) -> bool:

@@ -161,7 +161,7 @@ def _check_plan(folder: Path, settings: SupernetSettings, facts: dict[str, Any])
     plan = asdict(settings)
     plan["training"] = {k: v for k, v in plan["training"].items() if k not in FREE_SETTINGS}
     del plan["init"], plan["teacher"]  # by their contents, among the facts
-    if not files.holds_json(folder / PLAN_NAME, {"settings": plan, **facts}):
+    if not files.write_once(folder / PLAN_NAME, {"settings": plan, **facts}):
         raise ApqError(
             f"{folder} holds a run with other settings, starting weights or images: repeat that "
             f"command to go on, begin anew with --restart, or choose another --out"

@@ -315,7 +315,7 @@ class Trainer:
         self._seconds_before, self._epoch_started = 0.0, time.perf_counter()
         self.sums.zero_()
         self._looked_at = (0.0, 0.0)
-        is_best = self.best.is_beaten_by(figures)
+        is_best = self.best.take(figures)
         if distributed.is_first():
             self.reports.end_epoch(self.history, self.result)
             if is_best:

@@ -51,7 +51,9 @@ class _Evolution(Run):
 
     def _first_generation(self, start: np.ndarray) -> Drawn:
         n_random = max(0, self.settings.population - len(start))
-        origins = np.repeat(self.problem.domain.settle(self.problem.cheapest), n_random, axis=0)
+        origins = np.repeat(
+            self.problem.domain.settle(self.problem.feasible_subnet), n_random, axis=0
+        )
         drawn = self._draw(lambda rows: self.operators.fresh(len(rows)), origins)
         return Drawn.of(np.concatenate([start, drawn.genes]), self.problem)
 

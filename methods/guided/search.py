@@ -107,7 +107,7 @@ class _Guided(Run):
         if best is None and len(start):
             return start
         if best is None or self.rng.random() < RANDOM_RESTARTS:
-            origins = np.repeat(problem.domain.settle(problem.cheapest), n, axis=0)
+            origins = np.repeat(problem.domain.settle(problem.feasible_subnet), n, axis=0)
             drawn = self.operators.fresh(n)
         else:
             origins = np.repeat(best.genes[:1], n, axis=0)

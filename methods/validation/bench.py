@@ -72,7 +72,7 @@ class Bench(ABC):
         distributed.from_first(lambda: self._check_facts(facts))
 
     def _check_facts(self, facts: dict) -> None:
-        if not files.holds_json(self.folder / "recipe.json", facts):
+        if not files.write_once(self.folder / "recipe.json", facts):
             raise ApqError(
                 f"{self.folder} holds results of another supernet, data set or recipe: repeat "
                 f"that command to go on, or remove the folder"

@@ -79,7 +79,7 @@ def test_sigterm_is_heard_where_ctrl_c_is_ignored(monkeypatch, capsys):
     assert capsys.readouterr().err == "apq lut: interrupted\n"
 
 
-def test_a_process_of_torchrun_is_ended_by_sigterm_at_once(monkeypatch):
+def test_one_of_several_processes_is_ended_by_sigterm_at_once(monkeypatch):
     handlers = []
     monkeypatch.setattr(
         __import__("apq.cli.lut", fromlist=["run"]),
@@ -87,7 +87,7 @@ def test_a_process_of_torchrun_is_ended_by_sigterm_at_once(monkeypatch):
         lambda args: handlers.append(signal.getsignal(signal.SIGTERM)) or 0,
     )
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.run("lut", ["show"], "torchrun") == 0
     assert handlers == [before]
 

@@ -574,10 +574,15 @@ def test_a_last_batch_of_one_image_has_no_say_in_batch_statistics(toy_data):
 
 def test_a_new_classifier_keeps_the_range_of_its_input(tiny_space):
     net = MobileNet.from_subnet(smallest(tiny_space).with_bits(8), 4)
+    net.set_quantizer("lsq-channel")
+    net.double()
     net.classifier.linear.activation_range.data.fill_(1.3)
     net.replace_classifier(7)
-    assert net.classifier.linear.activation_range.item() == pytest.approx(1.3)
-    assert net(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+    classifier = net.classifier.linear
+    assert classifier.activation_range.item() == pytest.approx(1.3)
+    assert classifier.weight_range.shape == (7,)
+    assert classifier.weight.dtype == torch.float64
+    assert net(torch.zeros(1, 3, 32, 32, dtype=torch.float64)).shape == (1, 7)
 
 
 def test_images_cannot_be_shrunk_to_more_than_they_are(tiny_space, toy_data, tmp_path):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from apq import Experiment, cli
+from apq import ApqError, Experiment, cli
 from apq.subnet import smallest
+from imagenet_codebase.run_manager import distributed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -87,6 +88,30 @@ def test_torchrun_starts_all_again_when_one_is_lost_and_they_go_on(home):
     assert process.returncode == 0
     assert any(line.startswith("going on after epoch") for line in lines)
     assert sum(line.startswith("epoch   4/4") for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("restarts", "told"),
+    [
+        ({}, "the same command goes on from the last save"),
+        (
+            {"MAX_RESTARTS": "2", "RESTART_COUNT": "1"},
+            "torchrun starts all again, and the run goes",
+        ),
+        (
+            {"MAX_RESTARTS": "2", "RESTART_COUNT": "2"},
+            "the same command goes on from the last save",
+        ),
+    ],
+)
+def test_what_follows_a_loss_is_told(monkeypatch, restarts, told):
+    for name, value in restarts.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    with (
+        pytest.raises(ApqError, match=f"another process of this run is lost; {told}"),
+        distributed.loss_explained("the same command"),
+    ):
+        raise RuntimeError("Connection closed by peer")
 
 
 def test_a_mistake_is_told_once(home):

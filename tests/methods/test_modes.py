@@ -179,14 +179,14 @@ def test_the_search_stays_in_its_domain(mode: str, problem) -> None:
     assert run(mode, part, seed=2).accuracy > 0
     assert domain.contains(np.concatenate(seen)).all()
     with pytest.raises(ApqError, match="not one of those left to choose from"):
-        run(mode, part, start=problem.cheapest)
+        run(mode, part, start=problem.feasible_subnet)
 
 
 @EVERY_MODE
 @pytest.mark.parametrize("n_free", [0, 1])
 def test_next_to_nothing_to_choose_from_is_enough(mode: str, n_free: int, problem) -> None:
     problem, seen, _ = problem
-    kept = problem.cheapest
+    kept = problem.feasible_subnet
     columns = np.arange(PAPER_SPACE.n_genes)[n_free:]
     domain = Domain.whole(PAPER_SPACE).fix(columns, kept[0, columns])
     part = SearchProblem(

@@ -48,7 +48,7 @@ def test_several_limits_are_met_or_refused_as_by_brute_force(
         problem = SearchProblem(toy_space, zero, limits)
         if (costs <= maximum).all(axis=1).any():
             n_met += 1
-            assert problem.feasible(problem.cheapest).all()
+            assert problem.feasible(problem.feasible_subnet).all()
             continue
         with pytest.raises(ApqError, match="together") as error:
             problem.check()
@@ -65,8 +65,8 @@ def test_the_cheapest_respects_the_domain(latency: LatencyPredictor) -> None:
     columns = PAPER_SPACE.columns
     domain = Domain.whole(PAPER_SPACE).exclude(columns["pw_w_bits"], [0, 1])
     problem = SearchProblem(PAPER_SPACE, zero, (Limit(latency, 20.0),), domain)
-    assert domain.contains(problem.cheapest).all()
-    least = problem.costs(problem.cheapest)[0, 0]
+    assert domain.contains(problem.feasible_subnet).all()
+    least = problem.costs(problem.feasible_subnet)[0, 0]
     assert least == problem.minima[0] > latency.minimum()[0]
     assert (latency.predict(domain.sample(np.random.default_rng(0), 500)) > least).all()
     tight = SearchProblem(PAPER_SPACE, zero, (Limit(latency, 2.96),), domain)
