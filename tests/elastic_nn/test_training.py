@@ -36,6 +36,15 @@ def test_the_share_of_quantized_subnets(net, share, expected):
     assert {s.quantized for s in drawn} == expected
 
 
+def test_of_many_subnets_that_share_is_quantized(net):
+    step = SandwichStep(net, SandwichSettings(quantized_share=0.25))
+    drawn = [[s.quantized for s in step.subnets((0, 0, i))] for i in range(200)]
+    assert sum(map(sum, drawn)) / 600 == pytest.approx(0.25, abs=0.06)
+    # Each for itself: in a step of one quantized subnet there are others, of every place.
+    assert all(sum(place) > 20 for place in zip(*drawn, strict=True))
+    assert {0, 1, 2} <= set(map(sum, drawn))
+
+
 def test_a_step_without_elasticity_trains_the_largest_alone(net, batch):
     loss, right = SandwichStep(net, SandwichSettings(elastic=False))(*batch, (0, 0, 0))
     largest_alone = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
@@ -49,6 +58,25 @@ def test_a_step_without_elasticity_trains_the_largest_alone(net, batch):
         if parameter.grad is not None:
             torch.testing.assert_close(parameter.grad, largest_alone[name])
     assert not [name for name in largest_alone if "matrix" in name]
+
+
+def test_the_largest_learns_from_labels_and_teaches_the_others(net, batch):
+    images, labels = batch
+    step = SandwichStep(net, SandwichSettings(n_random=1))
+    _, right = step(images, labels, (0, 0, 0))
+    got = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+    net.zero_grad()
+    net.activate(step.largest)
+    logits = net(images)
+    torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1).backward()
+    assert right == (logits.argmax(1) == labels).sum()
+    for subnet in step.subnets((0, 0, 0)):
+        net.activate(subnet)
+        softened = -logits.detach().softmax(1) * net(images).log_softmax(1)
+        softened.sum(1).mean().backward()
+    for name, parameter in net.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, got[name], msg=name)
 
 
 @pytest.mark.parametrize("step_number", [0, 1])  # with the largest and the smallest, and without
