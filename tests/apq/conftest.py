@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import methods.run
 from apq import cli
 from apq.provenance import write_card
 from utils.accuracy_predictor import AccuracyPredictor
@@ -26,5 +27,24 @@ def call(capsys):
     def run(command, *flags):
         status = cli.run(command, flags, f"apq {command}")
         return (status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def stopped_call(call, monkeypatch):
+    """A command that Ctrl-C stops after a step of a search."""
+
+    def run(at_step: int, *flags: str):
+        record = methods.run.SearchRecord
+
+        def interrupt(**fields):
+            if fields["step"] == at_step:
+                raise KeyboardInterrupt
+            return record(**fields)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(methods.run, "SearchRecord", interrupt)
+            return call(*flags)
 
     return run

@@ -11,49 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-import methods.run
 from apq import ApqError, Experiment, cli
-from apq.provenance import write_card
 from apq.space import BIT_FIELDS, PAPER_SPACE
 from apq.subnet import Subnet
 from methods import saving
+from tests.apq.helpers import QUICK, found
 from utils.accuracy_predictor import AccuracyPredictor
-from utils.ensemble import PredictorEnsemble, load_members, save_members
 from utils.latency_predictor import LatencyPredictor
-
-QUICK = "--generations=3"
 
 
 def cost(subnet: Subnet, type_: str) -> float:
     return float(LatencyPredictor(type_).predict([subnet])[0])
 
 
-def found(name: str = "found") -> Experiment:
-    return Experiment.open(Path("exps") / name)
-
-
 def active_genes(subnet: Subnet) -> np.ndarray:
     """The genes (132,) of a subnet, those without effect at 0."""
     return PAPER_SPACE.canonical(PAPER_SPACE.encode([subnet]))[0]
-
-
-@pytest.fixture
-def stopped_call(call, monkeypatch):
-    """A command that Ctrl-C stops after a step of a search."""
-
-    def run(at_step: int, *flags: str):
-        record = methods.run.SearchRecord
-
-        def interrupt(**fields):
-            if fields["step"] == at_step:
-                raise KeyboardInterrupt
-            return record(**fields)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(methods.run, "SearchRecord", interrupt)
-            return call(*flags)
-
-    return run
 
 
 @pytest.mark.parametrize(
@@ -341,197 +314,7 @@ def test_one_search_at_a_time_works_on_a_name(home, call, monkeypatch, flags, he
 # ---- several predictors ----
 
 
-@pytest.fixture
-def ensemble(home):
-    members = [AccuracyPredictor() for _ in range(3)]
-    save_members(home / "models" / "acc_ensemble.pt", members)
-    write_card(home / "models" / "acc_ensemble.pt", dataset="digits", image_size=64)
-    return members
-
-
-def test_a_predictor_of_pairs_without_a_card_is_of_unknown_origin(home, call, ensemble):
-    # What 'apq predictor' writes of pairs that came without a card.
-    write_card(home / "models" / "acc_ensemble.pt", dataset="unknown", image_size=None)
-    status, out, err = call("search", "--exp_name=found", "--constraint=9", "--risk=2", QUICK)
-    assert status == 0
-    assert "of unknown origin" in out
-    assert "None px" not in out + err
-
-
-@pytest.mark.parametrize(("risk", "told"), [("2", "lower bound of"), ("0", "predicted accuracy")])
-def test_the_plot_tells_what_is_ranked_by(home, call, ensemble, monkeypatch, risk, told):
-    told_of = []
-    monkeypatch.setattr(saving.plots, "progress_png", lambda *args: told_of.append(args) or b"")
-    call("search", "--exp_name=found", "--constraint=9", f"--risk={risk}", QUICK)
-    assert told_of[0][-1].startswith(told)
-
-
-def test_risk_ranks_by_a_lower_bound(home, call, ensemble):
-    status, out, _ = call("search", "--exp_name=found", "--constraint=9", "--risk=2", QUICK)
-    assert status == 0
-    report, subnet = found().report(), found().subnet()
-    mean, spread = PredictorEnsemble(ensemble).mean_and_spread([subnet])
-    assert report["predicted_accuracy"] == pytest.approx(mean[0], abs=1e-6)
-    assert report["lower_bound"] == pytest.approx(mean[0] - 2 * spread[0], abs=1e-6)
-    assert report["risk"] == 2
-    assert f"- 2 x spread {spread[0]:.2%} of 3 predictors = {mean[0] - 2 * spread[0]:.2%}" in out
-    (member, *_) = load_members(home / "models" / "acc_ensemble.pt")
-    assert report["predictor_sha256"] == member.sha256
-    rows = json.loads((found().dir / "candidates.json").read_text())
-    bounds = [row["lower_bound"] for row in rows]
-    assert bounds == sorted(bounds, reverse=True)
-
-
-def test_guided_search_follows_an_ensembles_gradients(home, call, ensemble):
-    flags = ("search", "--constraint=9", "--mode=guided", "--evaluations=3000", "--risk=1")
-    assert call(*flags, "--exp_name=found")[0] == 0
-    bound = PredictorEnsemble(ensemble).predict(PAPER_SPACE.sample(np.random.default_rng(0), 3000))
-    assert found().report()["lower_bound"] > bound.max()
-
-
-def test_several_folders_are_an_ensemble(home, call):
-    for name in ("one", "two"):
-        AccuracyPredictor().save(home / name / "acc_quant.pt")
-    flags = ("--acc_predictor_dir=one,two/acc_quant.pt", "--constraint=9", QUICK)
-    status, out, _ = call("search", "--exp_name=found", *flags)
-    assert status == 0
-    assert "- 1 x spread" in out
-    assert "of 2 predictors" in out
-
-
 # ---- stopped and gone on with ----
 
 
-def test_a_stopped_search_goes_on_with_the_same_command(home, call, stopped_call):
-    flags = ("search", "--exp_name=found", "--constraint=9", "--generations=40")
-    status, out, _ = stopped_call(10, *flags)
-    assert status == 130
-    assert "the same command goes on from here" in out
-    stopped = found().report()
-    assert stopped["interrupted"]
-    assert stopped["n_steps"] == 9
-    status, _, err = call(*flags)
-    assert status == 0
-    assert f"going on with exps/found, stopped after step {stopped['n_steps']}" in err
-    report = found().report()
-    assert not report["interrupted"]
-    assert report["n_steps"] == 40
-    assert report["predicted_accuracy"] >= stopped["predicted_accuracy"] - 1e-6
-    with open(found().dir / "history.csv") as file:
-        history = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in history] == list(range(41))
-    evaluated = [int(row["n_evaluated"]) for row in history]
-    assert evaluated == sorted(evaluated)
-    status, _, err = call(*flags)
-    assert status == 2  # it is finished: nothing to go on with
-    assert "exps/found exists" in err
-
-
-def test_a_stopped_guided_search_goes_on_too(home, call, stopped_call):
-    flags = ("search", "--exp_name=found", "--constraint=9", "--mode=guided")
-    assert stopped_call(3, *flags, "--evaluations=4000")[0] == 130
-    stopped = found().report()
-    assert call(*flags, "--evaluations=4000")[0] == 0
-    report = found().report()
-    assert not report["interrupted"]
-    assert report["n_evaluated"] >= 4000 > stopped["n_evaluated"]
-    assert report["predicted_accuracy"] >= stopped["predicted_accuracy"] - 1e-6
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", "[1]", "3"])
-def test_a_stopped_search_without_its_candidates_is_told(home, call, stopped_call, content):
-    flags = ("search", "--exp_name=found", "--constraint=9", QUICK)
-    stopped_call(2, *flags)
-    (found().dir / "candidates.json").write_text(content)
-    status, _, err = call(*flags)
-    assert status == 2
-    assert "candidates.json: it must hold a list of candidates, each with an 'arch'" in err
-    assert err.endswith("; to start over, remove exps/found\n")
-
-
-def test_only_the_same_request_goes_on(home, call, stopped_call):
-    flags = ("--exp_name=found", "--generations=40")
-    assert stopped_call(10, "search", *flags, "--constraint=9")[0] == 130
-    for other in (["--constraint=8"], ["--constraint=9", "--exclude_bits=4"]):
-        status, _, err = call("search", *flags, *other)
-        assert status == 2
-        assert "exps/found exists" in err
-    history = found().dir / "history.csv"
-    whole = history.read_text()
-    for damaged in (whole.rstrip().rpartition(",")[0], whole + '"' + 200_000 * "x"):
-        history.write_text(damaged)
-        status, _, err = call("search", *flags, "--constraint=9")
-        assert status == 2
-        assert "exps/found/history.csv: it is damaged" in err
-    history.write_text("step\n")
-    status, _, err = call("search", *flags, "--constraint=9")
-    assert status == 2
-    assert "exps/found/history.csv: it is no history of a search under these limits" in err
-    (found().dir / "search.json").write_text("{")  # unreadable: some other experiment
-    assert "exps/found exists" in call("search", *flags, "--constraint=9")[2]
-    assert call("search", *flags, "--constraint=9", "--overwrite")[0] == 0
-
-
-def test_a_finetuned_half_is_not_replaced(home, call, stopped_call):
-    flags = ("--exp_name=found", "--generations=40")
-    assert stopped_call(10, "search", *flags, "--constraint=9")[0] == 130
-    (found().dir / "checkpoint").mkdir()
-    assert "exps/found exists" in call("search", *flags, "--constraint=9")[2]
-
-
-def test_a_finetuned_half_beside_a_whole_one_is_not_replaced(home, call, stopped_call):
-    flags = ("search", "--exp_name=found", "--constraint=9", "--overwrite", "--generations=40")
-    call("search", "--exp_name=found", "--constraint=5", QUICK)
-    assert stopped_call(10, *flags)[0] == 130
-    found("found.stopped").checkpoint_dir.mkdir()
-    status, _, err = call(*flags)
-    assert status == 2
-    assert "exps/found.stopped is finetuned, and stopping this search would replace it" in err
-    assert found("found.stopped").checkpoint_dir.exists()
-
-
-def test_limits_in_another_order_are_another_request(home, call, stopped_call):
-    flags = ("search", "--exp_name=found", "--generations=40")
-    assert stopped_call(10, *flags, "--constraint=12", "--max_energy_mj=14")[0] == 130
-    other = ("--constraint=14", "--type=energy", "--max_latency_ms=12")
-    assert "exps/found exists" in call(*flags, *other)[2]
-    assert call(*flags, *other, "--overwrite")[0] == 0
-
-
-def test_half_a_search_beside_a_whole_one_becomes_the_new_one(home, call, stopped_call):
-    flags = ("search", "--exp_name=found", "--constraint=9", "--overwrite", "--generations=40")
-    call("search", "--exp_name=found", "--constraint=5", QUICK)
-    assert stopped_call(10, *flags)[0] == 130
-    assert found().report()["constraint"] == 5
-    assert found("found.stopped").report()["interrupted"]
-    assert call(*flags)[0] == 0
-    assert found().report()["constraint"] == 9
-    assert found().report()["n_steps"] == 40
-    assert not Path("exps/found.stopped").exists()
-
-
 # ---- predictors that do not fit the request ----
-
-
-def test_a_predictor_that_knows_no_bits_needs_them_fixed(home, call):
-    AccuracyPredictor(quantized=False).save(home / "mine" / "acc.pt")
-    flags = ("--exp_name=found", "--constraint=14", "--acc_predictor_dir=mine/acc.pt", QUICK)
-    status, _, err = call("search", *flags)
-    assert status == 2
-    assert "mine/acc.pt knows nothing of bits" in err
-    figures = {"full precision": {"rmse": 0.62}, "searched": {"last_round": {"bias": 3.0}}}
-    write_card(home / "mine" / "acc.pt", dataset="digits", image_size=64, figures=figures)
-    status, out, _ = call("search", *flags, "--exclude_bits=4,6")
-    assert status == 0
-    assert "off by 0.6 points (RMSE) on random subnets held out" in out
-    assert "note: the accuracy is of the subnet in full precision" in out
-
-
-def test_an_ensemble_of_other_pairs_is_refused(home, call, ensemble):
-    for name, pairs in (("acc_quant.pt", "new"), ("acc_ensemble.pt", "old")):
-        write_card(home / "models" / name, dataset="digits", image_size=64, pairs_sha256=pairs)
-    flags = ("--exp_name=found", "--constraint=11", QUICK)
-    status, _, err = call("search", *flags, "--risk=1")
-    assert status == 2
-    assert "acc_ensemble.pt has learned from other pairs than acc_quant.pt beside it" in err
-    assert call("search", *flags)[0] == 0

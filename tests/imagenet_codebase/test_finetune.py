@@ -1,55 +1,32 @@
 """From an experiment and a supernet to a finetuned subnet, and back from its folder."""
 
-import json
 from dataclasses import replace
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from apq import ApqError, Experiment, Subnet
+from apq import ApqError, Subnet
 from apq.provenance import card_path, read_card, write_card
-from apq.space import PAPER_SPACE
-from apq.subnet import largest, smallest
+from apq.subnet import smallest
 from elastic_nn.networks import MobileNet, OnceForAllNet
-from elastic_nn.networks.files import load_supernet, save_supernet
+from elastic_nn.networks.files import load_supernet
 from imagenet_codebase.run_manager import finetune as module
-from imagenet_codebase.run_manager import measuring, supernet
 from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
 from imagenet_codebase.run_manager.measuring import bn_batches, measure
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
-from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
-from imagenet_codebase.run_manager.supernet import phases, train_supernet
 from imagenet_codebase.run_manager.teacher import Teacher, read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
+from tests.imagenet_codebase.helpers import (
+    CPU,
+    statistics,
+)
 from utils import checkpoint
 from utils.devices import pick_device
 
-CPU = torch.device("cpu")
 SETTINGS = FinetuneSettings(n_epochs=2, batch_size=8, lr=0.02)
-
-
-@pytest.fixture(scope="module")
-def supernet_file(tmp_path_factory):
-    """A supernet of the paper's space with four classes and fresh weights."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("supernet") / "supernet.pth.tar"
-    save_supernet(OnceForAllNet(n_classes=4), path)
-    return path
-
-
-@pytest.fixture
-def experiment(tmp_path):
-    subnet = smallest().with_bits(8)
-    return Experiment.create("small", subnet, 3.0, {"image_size": 64}, root=tmp_path)
-
-
-def statistics(data):
-    return bn_batches(data, 24, 12, CPU)
 
 
 def test_a_finetuned_folder_reads_back_and_goes_on(
@@ -243,33 +220,6 @@ def test_a_teacher_sees_larger_images_and_has_statistics_of_them(supernet_file, 
         assert torch.allclose(teacher(images, labels), wanted, atol=1e-5) == equal
 
 
-def test_a_supernet_learns_from_its_teacher_and_goes_on_with_the_same_only(
-    tiny_space, supernet_file, toy_data, tmp_path
-):
-    settings = SupernetSettings(
-        largest_epochs=1,
-        elastic_epochs=0,
-        quantized_epochs=0,
-        training=TrainingSettings(batch_size=8),
-        n_bn_images=16,
-        teacher=str(supernet_file),
-        teacher_image_size=48,
-    )
-    net, history = train_supernet(toy_data, settings, tmp_path / "taught", CPU, tiny_space)
-    alone = replace(settings, teacher="", teacher_image_size=0)
-    _, other = train_supernet(toy_data, alone, tmp_path / "alone", CPU, tiny_space)
-    assert history[0]["train_loss"] != other[0]["train_loss"]
-    tested = measuring.measure_on_test(net, toy_data, settings.n_bn_images, elastic=False)
-    assert set(tested) == {"largest_top1", "largest_w8a8_top1", "largest_w4a4_top1"}
-    for changed in (
-        alone,
-        replace(settings, teacher_image_size=64),
-        replace(settings, distill=0.5),
-    ):
-        with pytest.raises(ApqError, match="holds a run with other settings, starting weights"):
-            train_supernet(toy_data, changed, tmp_path / "taught", CPU, tiny_space)
-
-
 def test_a_teacher_of_other_classes_is_refused(experiment, supernet_file, toy_data):
     data = replace(toy_data, class_names=("a", "b", "c", "d", "e"))
     settings = replace(SETTINGS, distill=0.5)
@@ -358,119 +308,6 @@ def test_ranges_are_calibrated_from_full_precision_whatever_the_bits(
     assert len(ranges[0].unique()) > 10
 
 
-def test_an_authors_folder_reads_through_the_supernet(tmp_path, supernet_file, toy_data):
-    folder = tmp_path / "theirs"
-    rng = np.random.default_rng(0)
-    subnet = PAPER_SPACE.decode(PAPER_SPACE.sample(rng, 1))[0]
-    (folder / "checkpoint").mkdir(parents=True)
-    (folder / "arch").write_text(json.dumps(subnet.to_paper()))
-    (folder / "lat").write_text("[12.8]")
-    content = checkpoint.load(supernet_file)["state_dict"]
-    torch.save({"state_dict": content}, folder / "checkpoint" / "model_best.pth.tar")
-    experiment = Experiment.open(folder)
-    trained = load_trained(experiment)
-    net = OnceForAllNet(n_classes=4).eval()
-    net.load_paper_state_dict(content)
-    net.activate(subnet)
-    images = next(iter(toy_data.loader("val", 4)))[0]
-    torch.testing.assert_close(trained.net.eval()(images), net(images), atol=1e-5, rtol=0)
-    assert experiment.report() == {}
-
-
-def test_a_folder_without_a_checkpoint_has_no_network(experiment):
-    assert load_trained(experiment) is None
-
-
-def test_a_checkpoint_of_another_subnet_is_refused(experiment):
-    other = module.MobileNet.from_subnet(largest().with_bits(8), 4)
-    for state, message in (
-        (other.state_dict(), "not of this experiment's subnet"),
-        ({"x": torch.zeros(1)}, "lacks the tensor 'classifier.linear.weight'"),
-        ({"classifier.linear.weight": torch.tensor(1.0)}, "lacks the tensor"),
-        ({3: torch.zeros(1)}, "3 is no tensor's name"),
-    ):
-        checkpoint.save(experiment.best_checkpoint, {"state_dict": state})
-        with pytest.raises(ApqError, match=f"model_best.pth.tar: .*{message}") as error:
-            load_trained(experiment)
-        assert "\n" not in str(error.value)
-        assert len(str(error.value)) < 400
-
-
-def test_a_checkpoint_of_other_bits_is_refused(experiment):
-    subnet = experiment.subnet()
-    state = module.MobileNet.from_subnet(subnet, 4).state_dict()
-    idle = next(b.index for b in PAPER_SPACE.blocks if b not in subnet.active_blocks)
-    kernels = [*subnet.kernels]
-    kernels[idle] = 7
-    same = replace(subnet, kernels=tuple(kernels))
-    for arch in (subnet.to_json(), same.to_json(), "resnet50", 7):  # others name a network
-        checkpoint.save(experiment.best_checkpoint, {"state_dict": state, "arch": arch})
-        assert load_trained(experiment).facts["arch"] == arch
-    for other in (subnet.with_bits(4), subnet.full_precision()):
-        content = {"state_dict": state, "arch": other.to_json()}
-        checkpoint.save(experiment.best_checkpoint, content)
-        with pytest.raises(ApqError, match=r"model_best.pth.tar: .*trained as another subnet"):
-            load_trained(experiment)
-
-
-@pytest.mark.parametrize(
-    ("fact", "value"),
-    [
-        ("dataset", 5),
-        ("dataset", ["x"]),
-        ("class_names", "cats"),
-        ("image_size", "64"),
-        ("image_size", 32.5),
-        ("image_size", True),
-        ("image_size", 10**7),
-    ],
-)
-def test_a_checkpoint_that_tells_nonsense_of_its_data_is_refused(experiment, fact, value):
-    state = module.MobileNet.from_subnet(experiment.subnet(), 4).state_dict()
-    checkpoint.save(experiment.best_checkpoint, {"state_dict": state, fact: value})
-    with pytest.raises(ApqError, match=f"model_best.pth.tar: its {fact} is"):
-        load_trained(experiment)
-
-
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda p: p.write_bytes(b"PK")])
-def test_lost_weights_of_a_run_that_has_ended_are_told(experiment, supernet_file, toy_data, damage):
-    finetune(experiment, supernet_file, toy_data, SETTINGS, CPU)
-    damage(experiment.best_checkpoint)
-    with pytest.raises(ApqError, match=r"model_best.*the run has ended: begin anew with --restart"):
-        finetune(experiment, supernet_file, toy_data, SETTINGS, CPU)
-
-
-def test_lost_weights_are_replaced_by_the_best_of_the_epochs_left(
-    experiment, supernet_file, toy_data, monkeypatch, capsys
-):
-    figures = iter([0.5, 0.9, 0.3, 0.7, 0.6])  # the first is from before the first step
-    accuracy = SimpleNamespace(loss=1.0)
-
-    def evaluate(*args, **options):
-        accuracy.top1 = next(figures)
-        return accuracy
-
-    monkeypatch.setattr(module, "evaluate_split", evaluate)
-    run_epoch = Trainer._run_epoch
-
-    def stop_in_third(trainer, interrupted):
-        interrupted.requested = trainer.epoch == 2
-        return run_epoch(trainer, interrupted)
-
-    settings = replace(SETTINGS, n_epochs=4)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_run_epoch", stop_in_third)
-        result = finetune(experiment, supernet_file, toy_data, settings, CPU)
-    assert (result.finished, result.best_top1) == (False, 0.9)
-    experiment.best_checkpoint.unlink()
-    result = finetune(experiment, supernet_file, toy_data, settings, CPU)
-    assert "what is kept is the best epoch from here on" in capsys.readouterr().out
-    assert (result.finished, result.best_top1) == (True, 0.7)
-    assert checkpoint.load(experiment.best_checkpoint)["epoch"] == 3
-    # Later calls tell of the weights that are there.
-    assert finetune(experiment, supernet_file, toy_data, settings, CPU).best_top1 == 0.7
-
-
 def test_measuring_leaves_the_supernet_alone_and_repeats(tiny_space, toy_data):
     torch.manual_seed(0)
     net = OnceForAllNet(tiny_space, 4)
@@ -482,87 +319,6 @@ def test_measuring_leaves_the_supernet_alone_and_repeats(tiny_space, toy_data):
     assert first == second
     assert first.n_images == 12
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
-
-
-def test_supernet_phases_run_once_each_and_resume(tiny_space, toy_data, tmp_path, capsys):
-    settings = SupernetSettings(
-        largest_epochs=2,
-        elastic_epochs=1,
-        quantized_epochs=1,
-        training=TrainingSettings(batch_size=8, warmup_epochs=1.0),
-        n_bn_images=16,
-    )
-    net, history = train_supernet(toy_data, settings, tmp_path, CPU, tiny_space)
-    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
-    assert {"largest_top1", "smallest_top1", "smallest_w4a4_top1"} <= set(history[-1])
-    assert {"top1.png", "loss.png"} <= {path.name for path in tmp_path.iterdir()}
-    tested = measuring.measure_on_test(net, toy_data, settings.n_bn_images)
-    for size in ("largest", "smallest", "random"):
-        for bits in ("", "_w8a8", "_w4a4"):
-            n = 12 * (measuring.N_TESTED if size == "random" else 1)  # of 12 images each
-            hits = n * tested.pop(f"{size}{bits}_top1")
-            assert hits == pytest.approx(round(hits))
-    assert not tested
-    again, same = train_supernet(toy_data, settings, tmp_path, CPU, tiny_space)
-    assert history == same
-    assert "going on after epoch 2 of 2" in capsys.readouterr().out
-    for name, tensor in net.state_dict().items():
-        torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
-
-
-def test_a_phase_does_not_go_on_from_another_plan(tiny_space, toy_data, tmp_path):
-    settings = SupernetSettings(
-        largest_epochs=0,
-        elastic_epochs=1,
-        quantized_epochs=1,
-        training=TrainingSettings(batch_size=8),
-        n_bn_images=16,
-    )
-    folder, init = tmp_path / "run", tmp_path / "init.pth.tar"
-    save_supernet(OnceForAllNet(tiny_space, 4), init)
-    settings = replace(settings, init=str(init))
-    assert train_supernet(toy_data, settings, folder, CPU, tiny_space)
-    free = replace(settings, training=replace(settings.training, save_every=3, n_workers=0))
-    assert train_supernet(toy_data, free, folder, CPU, tiny_space)
-    # The second phase's own settings are the same.
-    other = replace(settings, largest_epochs=1, elastic_epochs=0)
-    with pytest.raises(ApqError, match="holds a run with other settings"):
-        train_supernet(toy_data, other, folder, CPU, tiny_space)
-    save_supernet(OnceForAllNet(tiny_space, 4), init)  # of the same name
-    with pytest.raises(ApqError, match="other settings, starting weights or images"):
-        train_supernet(toy_data, settings, folder, CPU, tiny_space)
-    supernet.forget_run(folder)
-    assert train_supernet(toy_data, settings, folder, CPU, tiny_space)
-
-
-def test_a_supernets_run_is_forgotten_but_not_while_it_is_at_work(
-    tiny_space, toy_data, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("apq.lock.PATIENCE_S", 0.2)
-    settings = SupernetSettings(
-        largest_epochs=1,
-        elastic_epochs=1,
-        quantized_epochs=0,
-        training=TrainingSettings(batch_size=8),
-        n_bn_images=16,
-    )
-    folder, validate, refused = tmp_path / "run", supernet._Validation.__call__, []
-
-    def come_between(validation):
-        with pytest.raises(ApqError, match="another process trains in") as told:
-            supernet.forget_run(folder)
-        refused.append(str(told.value))
-        return validate(validation)
-
-    monkeypatch.setattr(supernet._Validation, "__call__", come_between)
-    assert train_supernet(toy_data, settings, folder, CPU, tiny_space)
-    assert len(refused) == 2
-    assert "1-largest" in refused[0]
-    assert "2-elastic" in refused[1]
-    assert (folder / "1-largest" / "last.pth.tar").exists()
-    supernet.forget_run(folder)
-    assert not folder.exists()
-    supernet.forget_run(folder)  # nothing is there
 
 
 def test_a_last_batch_of_one_image_has_no_say_in_batch_statistics(toy_data):
@@ -583,29 +339,3 @@ def test_a_new_classifier_keeps_the_range_of_its_input(tiny_space):
     assert classifier.weight_range.shape == (7,)
     assert classifier.weight.dtype == torch.float64
     assert net(torch.zeros(1, 3, 32, 32, dtype=torch.float64)).shape == (1, 7)
-
-
-def test_images_cannot_be_shrunk_to_more_than_they_are(tiny_space, toy_data, tmp_path):
-    settings = SupernetSettings(small_image_size=32)
-    with pytest.raises(ApqError, match="small_image_size is 32: images of 32 px cannot be shrunk"):
-        train_supernet(toy_data, settings, tmp_path, CPU, tiny_space)
-
-
-def test_a_phase_without_epochs_is_left_out():
-    settings = SupernetSettings(largest_epochs=0, elastic_epochs=3, quantized_epochs=0)
-    assert [(phase.name, phase.recipe.n_epochs) for phase in phases(settings)] == [("elastic", 3)]
-
-
-def test_each_phase_draws_anew_whatever_is_left_out():
-    training = TrainingSettings(seed=1)
-    seeds = [phase.recipe.seed for phase in phases(SupernetSettings(training=training))]
-    other = phases(SupernetSettings(training=replace(training, seed=0)))
-    assert len({1, *seeds, *(phase.recipe.seed for phase in other)}) == 7
-    (last,) = phases(SupernetSettings(largest_epochs=0, elastic_epochs=0, training=training))
-    assert last.recipe.seed == seeds[2]
-
-
-def test_a_short_phase_warms_up_for_half_of_it_at_most():
-    settings = SupernetSettings(largest_epochs=1, elastic_epochs=4, quantized_epochs=0)
-    warmup = {phase.name: phase.recipe.warmup_epochs for phase in phases(settings)}
-    assert warmup == {"largest": 0.5, "elastic": 1.0}

@@ -1,7 +1,6 @@
 """Training runs: the schedule, what resuming restores, what a broken run leaves."""
 
 import csv
-import errno
 import json
 import math
 import os
@@ -16,53 +15,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from apq import ApqError, files
-from apq.subnet import smallest
-from elastic_nn.networks import MobileNet
+from apq import ApqError
 from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.optimizer import clip_gradients, make_optimizer
 from imagenet_codebase.run_manager.settings import TrainingSettings
-from imagenet_codebase.run_manager.states import SavedStates
 from imagenet_codebase.run_manager.trainer import Trainer
+from tests.imagenet_codebase.helpers import (
+    TRAINING,
+    same_weights,
+    weights,
+)
 from utils import checkpoint
 from utils.devices import pick_device
-
-SETTINGS = TrainingSettings(n_epochs=3, batch_size=8, lr=0.05, seed=1)
-
-
-@pytest.fixture
-def start(toy_data, tiny_space, tmp_path):
-    """Return a function that makes a trainer of a small quantized network in a folder."""
-
-    def make(folder="run", settings=SETTINGS, on_step=None, decay=None, **facts):
-        torch.manual_seed(0)
-        net = MobileNet.from_subnet(smallest(tiny_space).with_bits(8), toy_data.n_classes)
-
-        def step(images, labels, key):
-            if on_step:
-                on_step(key)
-            logits = net(images)
-            loss = F.cross_entropy(logits, labels)
-            loss.backward()
-            return loss.detach(), (logits.argmax(1) == labels).sum()
-
-        def validate():
-            return {"val_top1": evaluate(net, toy_data.loader("val", 8)).top1}
-
-        average = RunningAverage(net, decay) if decay else None
-        folder = tmp_path / folder
-        return Trainer(net, toy_data, settings, step, validate, folder, facts, average=average)
-
-    return make
-
-
-def weights(trainer):
-    return {name: tensor.clone() for name, tensor in trainer.net.state_dict().items()}
-
-
-def same(a, b):
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_the_schedule_by_hand():
@@ -119,17 +84,17 @@ def test_the_average_by_hand():
 
 def test_only_filters_decay(start):
     net = start().net
-    decayed, kept = make_optimizer(net, SETTINGS).param_groups
+    decayed, kept = make_optimizer(net, TRAINING).param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (4e-5, 0.0)
     assert all(p.dim() > 1 for p in decayed["params"])
     assert len(decayed["params"]) + len(kept["params"]) == len(list(net.parameters()))
     assert decayed["nesterov"]
-    adamw = make_optimizer(net, replace(SETTINGS, optimizer="adamw", momentum=0.8))
+    adamw = make_optimizer(net, replace(TRAINING, optimizer="adamw", momentum=0.8))
     assert isinstance(adamw, torch.optim.AdamW)
     assert [group["weight_decay"] for group in adamw.param_groups] == [4e-5, 0.0]
     assert adamw.defaults["betas"] == (0.8, 0.999)
     with pytest.raises(ApqError, match=r"no optimizer 'adam' \(did you mean 'adamw'\?\)"):
-        replace(SETTINGS, optimizer="adam")
+        replace(TRAINING, optimizer="adam")
 
 
 def test_weights_and_ranges_are_clipped_apart(start):
@@ -153,7 +118,7 @@ def n_weights(net):
 def test_no_step_takes_a_range_below_zero(start, quantizer):
     net = start().net
     net.set_quantizer(quantizer)
-    optimizer = make_optimizer(net, replace(SETTINGS, lr=10.0, momentum=0.0))
+    optimizer = make_optimizer(net, replace(TRAINING, lr=10.0, momentum=0.0))
     layer = net.first_conv.conv
     layer.activation_range.grad = torch.ones_like(layer.activation_range)
     layer.weight_range.grad = torch.ones_like(layer.weight_range)
@@ -166,7 +131,7 @@ def test_no_step_takes_a_range_below_zero(start, quantizer):
 
 
 def test_a_run_learns_and_explains_itself(start):
-    trainer = start(settings=replace(SETTINGS, n_epochs=20), dataset="toy")
+    trainer = start(settings=replace(TRAINING, n_epochs=20), dataset="toy")
     assert trainer.run()
     assert trainer.history[-1]["val_top1"] > 0.9
     with open(trainer.folder / "summary.csv") as file:
@@ -180,7 +145,7 @@ def test_a_run_learns_and_explains_itself(start):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_stopping_at_any_step_changes_nothing(start, optimizer):
-    start = partial(start, settings=replace(SETTINGS, optimizer=optimizer), decay=0.9)
+    start = partial(start, settings=replace(TRAINING, optimizer=optimizer), decay=0.9)
     undisturbed = start("undisturbed")
     undisturbed.run()
     for stop_at in ((0, 0), (0, 2), (1, 1), (2, 2)):
@@ -196,8 +161,8 @@ def test_stopping_at_any_step_changes_nothing(start, optimizer):
         resumed = start(folder)
         assert resumed.resume()
         assert resumed.run()
-        assert same(weights(resumed), weights(undisturbed))
-        assert same(*(t.average.module.state_dict() for t in (resumed, undisturbed)))
+        assert same_weights(weights(resumed), weights(undisturbed))
+        assert same_weights(*(t.average.module.state_dict() for t in (resumed, undisturbed)))
         for row, expected in zip(resumed.history, undisturbed.history, strict=True):
             assert {k: v for k, v in row.items() if k != "seconds"} == {
                 k: v for k, v in expected.items() if k != "seconds"
@@ -205,7 +170,7 @@ def test_stopping_at_any_step_changes_nothing(start, optimizer):
 
 
 def test_every_step_takes_the_scheduled_rate_and_the_clipped_gradient(start):
-    settings = replace(SETTINGS, warmup_epochs=1, grad_clip=0.01)
+    settings = replace(TRAINING, warmup_epochs=1, grad_clip=0.01)
     trainer, taken = start(settings=settings), []
     step = trainer.optimizer.step
 
@@ -223,95 +188,6 @@ def test_every_step_takes_the_scheduled_rate_and_the_clipped_gradient(start):
     for (norm, rates), lr in zip(taken, expected, strict=True):
         assert list(rates) == [pytest.approx(lr)]
         assert norm < 0.01 * 2**0.5 * 1.001  # weights and ranges, each clipped on their own
-
-
-def test_a_crash_goes_on_from_the_last_save(start):
-    class Crash(Exception):
-        pass
-
-    def crash(key):
-        if key[1:] == (1, 2):
-            raise Crash
-
-    settings = replace(SETTINGS, save_every_s=1e-9)  # after every step
-    undisturbed = start("undisturbed", settings)
-    undisturbed.run()
-    with pytest.raises(Crash):
-        start("crashed", settings, crash).run()
-    resumed = start("crashed", settings)
-    assert resumed.resume()
-    assert (resumed.epoch, resumed.next_step) == (1, 2)
-    resumed.run()
-    assert same(weights(resumed), weights(undisturbed))
-
-
-def test_a_finished_run_stays_as_it_is(start):
-    first = start()
-    first.run()
-    again = start()
-    assert again.resume()
-    assert again.done
-    assert again.run()
-    assert same(weights(again), weights(first))
-
-
-def test_other_settings_do_not_go_on_from_a_run(start):
-    start(arch="a").run()
-    for settings, facts, name in (
-        (replace(SETTINGS, lr=0.1), {"arch": "a"}, "lr"),
-        (SETTINGS, {"arch": "b"}, "arch"),
-    ):
-        with pytest.raises(ApqError, match=f"another {name}: .*--restart"):
-            start(settings=settings, **facts).resume()
-    free = replace(SETTINGS, n_workers=3, save_every_s=1.0)
-    assert start(settings=free, arch="a").resume()
-    trainer = start(arch="b")
-    trainer.forget()
-    assert not trainer.resume()
-    assert not trainer.best.path.exists()
-
-
-def test_a_run_with_randaugment_goes_on_with_it_only(start):
-    for before, now in ((True, False), (False, True)):
-        start(f"{before}", randaugment=before).run()
-        with pytest.raises(ApqError, match="another randaugment"):
-            start(f"{before}", randaugment=now).resume()
-    start("old").run()  # older states do not tell
-    assert start("old", randaugment=False).resume()
-
-
-def test_a_restart_keeps_weights_that_no_state_belongs_to(start):
-    trainer = start()
-    trainer.folder.mkdir()
-    trainer.best.path.write_bytes(b"shipped")
-    trainer.forget()
-    trainer.best.set_aside()
-    assert (trainer.folder / "model_best.earlier.pth.tar").read_bytes() == b"shipped"
-
-
-class Evil:
-    def __reduce__(self):
-        return os.system, ("touch evil",)
-
-
-def test_a_malicious_state_runs_nothing(start, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    trainer = start()
-    trainer.folder.mkdir()
-    torch.save({"state_dict": Evil()}, trainer.last_path)
-    with pytest.raises(ApqError, match="refused"):
-        trainer.resume()
-    assert not (tmp_path / "evil").exists()
-
-
-def test_a_file_that_is_no_state_of_the_run_is_named(start):
-    trainer = start(arch="a")
-    trainer.save()
-    state = checkpoint.load(trainer.last_path)
-    for change in ({"state_dict": {}}, {"optimizer": 3}, {"optimizer": {}}, {"settings": "x"}):
-        checkpoint.save(trainer.last_path, {**state, **change})
-        with pytest.raises(ApqError, match="is no state of this run"):
-            start(arch="a").resume()
 
 
 @pytest.mark.parametrize(
@@ -337,7 +213,7 @@ def test_a_run_gone_astray_names_the_layer_and_keeps_the_last_good_state(start, 
             else:
                 net.classifier.linear.weight.data *= 1e6
 
-    trainer = start(settings=replace(SETTINGS, save_every=1), on_step=poison)
+    trainer = start(settings=replace(TRAINING, save_every=1), on_step=poison)
     with pytest.raises(ApqError, match=f"the {cause}.*; .*lower --lr") as error:
         trainer.run()
     assert "in epoch 2, step 2: " in str(error.value)
@@ -350,107 +226,8 @@ def test_a_sound_run_is_looked_at_every_twenty_steps_only(start, monkeypatch):
     looks = []
     real = Trainer._look
     monkeypatch.setattr(Trainer, "_look", lambda self, bar=None: looks.append(1) or real(self, bar))
-    start(settings=replace(SETTINGS, n_epochs=2, batch_size=2)).run()  # 12 steps an epoch
+    start(settings=replace(TRAINING, n_epochs=2, batch_size=2)).run()  # 12 steps an epoch
     assert len(looks) == 2  # at the end of each epoch
-
-
-@pytest.mark.parametrize("call", ["fsync", "fdopen"])
-def test_a_full_disk_keeps_the_last_checkpoint(start, monkeypatch, call):
-    trainer = start()
-    trainer.save()
-    before = trainer.last_path.read_bytes()
-
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files.os, call, full)
-    with pytest.raises(ApqError, match=r"cannot write .*: No space left.*nothing was changed"):
-        trainer.run()
-    monkeypatch.undo()
-    assert trainer.last_path.read_bytes() == before
-    again = start()
-    assert again.resume()
-    assert again.run()
-
-
-def test_a_damaged_state_is_named_and_the_one_before_it_used(start, capsys):
-    undisturbed = start("undisturbed")
-    undisturbed.run()
-    trainer = start()
-    trainer.run()
-    last, previous = trainer.last_path, trainer.folder / "previous.pth.tar"
-    content = bytearray(last.read_bytes())
-    content[len(content) // 2] ^= 4
-    last.write_bytes(content)
-    resumed = start()
-    assert resumed.resume()
-    told = capsys.readouterr().out.splitlines()[-1]
-    assert "last.pth.tar is damaged" in told
-    assert "going on from previous.pth.tar" in told
-    assert (resumed.epoch, resumed.next_step) == (2, 0)
-    resumed.run()
-    assert same(weights(resumed), weights(undisturbed))
-    # The damaged file did not take the place of a good one.
-    assert checkpoint.load(previous)["epoch"] == 2
-    assert (trainer.folder / "last.pth.tar.damaged").exists()
-    for path in (last, previous):
-        path.write_bytes(b"PK" + bytes(content[2:50]))
-    with pytest.raises(ApqError, match=r"last\.pth\.tar .*; begin anew with --restart"):
-        start().resume()
-
-
-@pytest.mark.parametrize("at", [1, 2])
-def test_dying_between_two_renames_loses_nothing(tmp_path, monkeypatch, at):
-    states = SavedStates(tmp_path)
-    for i in range(2):
-        states.save({"i": i})
-    calls, real = [], os.replace
-
-    def die(*arguments):
-        if str(arguments[0]).endswith(("next.pth.tar", "last.pth.tar")):
-            calls.append(arguments)
-            if len(calls) == at:
-                raise KeyboardInterrupt
-        real(*arguments)
-
-    monkeypatch.setattr(os, "replace", die)
-    with pytest.raises(KeyboardInterrupt):
-        states.save({"i": 2})
-    monkeypatch.undo()
-    (tmp_path / ".next.pth.tar.abcdefgh").write_bytes(b"cut off")
-    assert SavedStates(tmp_path).load() == {"i": 2}
-    assert not (tmp_path / ".next.pth.tar.abcdefgh").exists()
-    states.save({"i": 3})
-    assert SavedStates(tmp_path).load() == {"i": 3}
-    states.forget()
-    assert SavedStates(tmp_path).load() is None
-
-
-def test_saves_come_every_so_many_steps(start, monkeypatch):
-    saved = []
-    monkeypatch.setattr(
-        SavedStates, "save", lambda self, state: saved.append((state["epoch"], state["next_step"]))
-    )
-    settings = replace(SETTINGS, n_epochs=2, batch_size=4, save_every=4)
-    start(settings=settings).run()
-    assert saved == [(0, 0), (0, 4), (1, 0), (1, 4), (2, 0)]
-
-
-def test_two_runs_do_not_share_a_folder(start, monkeypatch):
-    monkeypatch.setattr("apq.lock.PATIENCE_S", 0.2)
-    seen = []
-
-    def come_between(key):
-        if not seen:
-            with pytest.raises(ApqError, match=r"another process trains in .*run: wait") as told:
-                start().resume()
-            seen.append(told)
-            with pytest.raises(ApqError, match="another process trains"):
-                start().run()
-
-    assert start(on_step=come_between).run()
-    assert seen
-    assert start().resume()
 
 
 def test_ctrl_c_during_the_last_validation_is_heard(start):
@@ -458,7 +235,7 @@ def test_ctrl_c_during_the_last_validation_is_heard(start):
     validate = trainer.validate
 
     def interrupted():
-        if trainer.epoch == SETTINGS.n_epochs - 1:
+        if trainer.epoch == TRAINING.n_epochs - 1:
             os.kill(os.getpid(), signal.SIGINT)
         return validate()
 
@@ -535,21 +312,6 @@ def test_scalars_are_handed_to_tensorboard(start, monkeypatch):
         for name in row.keys() - {"epoch"}:
             assert scalars.pop((name, row["epoch"])) == row[name]
     assert not scalars
-
-
-def test_a_run_older_than_a_setting_goes_on(start):
-    trainer = start(arch="a")
-    trainer.save()
-    state = checkpoint.load(trainer.last_path)
-    # The state holds something under the name `optimizer`, too: it is not the setting.
-    for name in ("sync_bn", "scale_lr", "save_every", "optimizer"):
-        del state["settings"][name]
-    for name in ("random", "n_processes"):
-        del state[name]
-    checkpoint.save(trainer.last_path, state)
-    assert start(arch="a").resume()
-    with pytest.raises(ApqError, match="another optimizer"):
-        start(settings=replace(SETTINGS, optimizer="adamw"), arch="a").resume()
 
 
 def test_accuracy_by_hand():
