@@ -56,7 +56,8 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        check_whole(self, "n_epochs", "batch_size", least=1)
+        check_whole(self, "n_epochs", least=1)
+        check_whole(self, "batch_size", least=2)  # batch norm has nothing to go by in one image
         check_whole(self, "seed", "n_workers", "epoch_images", "save_every", least=0)
         check_positive(self, "lr", "save_every_s")
         check_within(self, "lr", high=MAX_LR)
