@@ -61,13 +61,14 @@ class DataProvider:
             "image_size": self.image_size,
             "class_names": list(self.class_names),
             "n_train": self.n_images("train"),
-            "train_images": self._train_digest,
+            "train_images": self._digests["train"],
+            "val_images": self._digests["val"],
             "randaugment": self.train.randaugment,
         }
 
     @cached_property
-    def _train_digest(self) -> str:
-        return self.train.digest()
+    def _digests(self) -> dict[str, str]:
+        return {name: self.split(name).digest() for name in ("train", "val")}
 
     def split(self, name: str) -> Split:
         """Return a split by name; raises ApqError when there is none of that name."""
@@ -152,9 +153,11 @@ def _equal_batches(order: np.ndarray, batch_size: int, shard: Shard) -> list[np.
     Parts of one batch are equal, so that a mean of their means is the batch's.
     """
     n = shard.n_processes
-    whole = min(batch_size * n, len(order) // n * n)
-    if not whole:
-        raise ApqError(f"{len(order)} training images are too few for {n} processes")
+    if len(order) // n < 2:  # one image has no variance, which batch norm divides by
+        raise ApqError(
+            f"{len(order)} training images are too few for {n} processes: each takes two or more"
+        )
+    whole = min(batch_size, len(order) // n) * n
     parts = order[: len(order) // whole * whole].reshape(-1, n, whole // n)
     return list(parts[:, shard.index])
 

@@ -98,10 +98,12 @@ def carve(labels: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarray
     counts = np.bincount(labels)
     spare = len(labels) - np.count_nonzero(counts)
     if not 1 <= n <= spare:
-        most = f"{spare} at most" if spare else "none"
+        most = "none; add images"
+        if spare:
+            most = f"{spare} at most; choose another number or add images"
         raise ApqError(
             f"cannot set {n} of {len(labels)} training images aside for validation: each class "
-            f"keeps one, so they can spare {most}; choose another number or add images"
+            f"keeps one, so they can spare {most}"
         )
     shuffled = Stream.VALIDATION_IMAGES.generator(seed).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -44,7 +45,10 @@ class ImageTree:
             reason = "it is no image, or its beginning is damaged"
         except UNREADABLE as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ApqError(f"cannot read the image {path} ({reason}): replace or remove it")
+        raise ApqError(
+            f"cannot read the image {path} ({reason}): replace it; "
+            "without it, runs that were begun with it cannot go on"
+        )
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -85,12 +89,16 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
                 sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
             )
     except OSError as error:
-        raise ApqError(f"cannot list {folder}: {error.strerror}") from None
+        _refuse(error)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise ApqError(f"cannot list {error.filename}: {error.strerror}") from None
 
 
 def _images_below(folder: Path) -> list[bytes]:
     found, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()  # a link to where we have been
             continue

@@ -38,6 +38,7 @@ class BestWeights:
     def keep(self, net: nn.Module, facts: dict[str, Any]) -> None:
         """Write a network's weights, and plain values beside them."""
         checkpoint.save(self.path, {"state_dict": net.state_dict(), **facts})
+        card_path(self.path).unlink(missing_ok=True)  # it would describe other weights
 
     def read_figure(self, done: bool) -> float | None:
         """Return what `figure` is by the file; None, with a note, where the file is lost.

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from apq import files
@@ -35,15 +36,17 @@ class RunFolder:
         content = {**provenance(), "git_commit": git_commit(), **facts}
         files.write_json(self.folder / "run.json", content)
 
-    def end_epoch(self, history: list[dict[str, float]], net: nn.Module) -> None:
+    def end_epoch(self, history: list[dict[str, float]]) -> None:
         """Write the figures so far: a row for each epoch, the same columns in all."""
         files.write_text(self.folder / "summary.csv", files.table_csv(history))
-        ranges = list(learned_ranges(net))
-        if ranges:
-            files.write_text(self.folder / "ranges.csv", files.table_csv(ranges))
         self._add_scalars(history[-1])
         if time.monotonic() - self._plotted_at > PLOT_EVERY_S:
             self.plot(history)
+
+    def write_ranges(self, net: nn.Module) -> None:
+        """Write the ranges of a network's quantized layers, where there are some."""
+        if rows := list(range_rows(net)):
+            files.write_text(self.folder / "ranges.csv", files.table_csv(rows))
 
     def plot(self, history: list[dict[str, float]]) -> None:
         """Draw accuracies and losses against the epoch, where matplotlib is installed.
@@ -91,16 +94,18 @@ class RunFolder:
         self._board.flush()
 
 
-def learned_ranges(net: nn.Module) -> Iterable[dict[str, Any]]:
-    """Yield name, bits and ranges of every quantized layer; a weight range of 0 is not set."""
+def range_rows(net: nn.Module) -> Iterable[dict[str, Any]]:
+    """Yield name, bits and ranges of every quantized layer; None for an input that is not."""
     for name, layer in net.named_modules():
         if isinstance(layer, QuantizedLayer) and (layer.w_bits or layer.a_bits):
-            weight_range = layer.weight_range.detach()
+            # One that nothing has set is the largest magnitude, as it is when the layer runs.
+            unset, most = layer.weight_range <= 0, layer.weight.detach().abs().max()
+            weight_range = torch.where(unset, most, layer.weight_range.detach())
             yield {
                 "layer": name,
                 "w_bits": layer.w_bits,
                 "a_bits": layer.a_bits,
-                "activation_range": float(layer.activation_range.detach().max()),
+                "activation_range": layer.activation_range.item() if layer.a_bits else None,
                 "weight_range_min": float(weight_range.min()),
                 "weight_range_max": float(weight_range.max()),
             }

@@ -9,6 +9,8 @@ from typing import Any
 from apq.checks import check_choice, check_decay, check_positive, check_whole, check_within
 from apq.errors import ApqError
 
+OF_IMAGES = {"n_train": "training", "train_images": "training", "val_images": "validation"}
+"""Facts of a run that tell which images it sees."""
 FREE_SETTINGS = ("n_workers", "save_every_s", "save_every", "compile")
 """What may differ between a run and its resumption: it changes no weight, or by rounding only."""
 
@@ -134,8 +136,9 @@ def first_difference(
 
     Raises TypeError when its settings are no mapping.
     """
-    # What a run older than a setting did is the setting's default.
+    # What a run older than a setting did is the setting's default; of images nothing is known.
     defaults = {**asdict(type(settings)()), "randaugment": False, "teacher": {}}
+    defaults |= {name: facts[name] for name in OF_IMAGES if name in facts}
     told = {name: state[name] for name in facts if name in state}
     saved = {**defaults, **told, **state.get("settings", {})}
     for name, value in {**asdict(settings), **facts}.items():

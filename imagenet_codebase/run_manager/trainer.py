@@ -27,7 +27,7 @@ from imagenet_codebase.run_manager.optimizer import (
     make_optimizer,
 )
 from imagenet_codebase.run_manager.run_folder import RunFolder, format_row
-from imagenet_codebase.run_manager.settings import TrainingSettings, first_difference
+from imagenet_codebase.run_manager.settings import OF_IMAGES, TrainingSettings, first_difference
 from imagenet_codebase.run_manager.states import SavedStates
 from imagenet_codebase.run_manager.sync_bn import synchronize
 from utils.devices import to_device
@@ -36,7 +36,6 @@ from utils.devices import to_device
 # the step, so that whatever is drawn at random is the same after a resume.
 Step = Callable[[torch.Tensor, torch.Tensor, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]]
 
-OF_IMAGES = ("n_train", "train_images")  # among a run's facts
 LOG_EVERY = 20  # steps between two looks at the loss: each one waits for the device
 
 
@@ -132,8 +131,9 @@ class Trainer:
             return False
         try:
             if name := first_difference(state, self.settings, self.facts):
-                other = "other training images" if name in OF_IMAGES else f"another {name}"
-                remedy = "put them back" if name in OF_IMAGES else "repeat that run's settings"
+                images = OF_IMAGES.get(name)
+                other = f"other {images} images" if images else f"another {name}"
+                remedy = "put them back" if images else "repeat that run's settings"
                 raise ApqError(
                     f"{self.last_path} was saved with {other}: {remedy} to go on, or begin anew "
                     f"with --restart"
@@ -174,6 +174,15 @@ class Trainer:
         """
         distributed.from_first(self._forget)
 
+    def check_idle(self) -> None:
+        """Raise ApqError when another process is at work on the run."""
+
+        def check() -> None:
+            with self.states.lock.held():
+                pass
+
+        distributed.from_first(check)
+
     def _forget(self) -> None:
         with self.states.lock.held():
             if self.states:
@@ -196,7 +205,7 @@ class Trainer:
     def _run(self) -> bool:
         with deferred_interrupt(distributed.is_first()) as interrupted:
             self._epoch_started = time.perf_counter()
-            if not self.done:
+            if has_more := not self.done:
                 self._begin()
             while not self.done:
                 stopped = self._run_epoch(interrupted)
@@ -207,7 +216,7 @@ class Trainer:
                 self._end_epoch()
             # A validation is never cut short: the last one may have ended since.
             (stopped,) = distributed.any_of(bool(interrupted))
-        if distributed.is_first():
+        if has_more and distributed.is_first():
             self.reports.close(self.history)
         return self.done and not stopped
 
@@ -317,7 +326,9 @@ class Trainer:
         self._looked_at = (0.0, 0.0)
         is_best = self.best.take(figures)
         if distributed.is_first():
-            self.reports.end_epoch(self.history, self.result)
+            self.reports.end_epoch(self.history)
+            if is_best or not self.best.by:
+                self.reports.write_ranges(self.result)
             if is_best:
                 self.best.keep(self.result, {"epoch": self.epoch, **figures, **self.facts})
         self.save()

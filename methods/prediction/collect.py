@@ -24,7 +24,7 @@ from imagenet_codebase.run_manager import distributed
 from methods.prediction.cards import KINDS, N_NOISE, NOISE, SAMPLING_NOISE
 from methods.prediction.draws import draw_subnets
 from methods.prediction.images import OwnImages
-from methods.prediction.pairs import PairLog, split_pairs
+from methods.prediction.pairs import OF_IMAGES, PairLog, split_pairs
 from methods.prediction.settings import MeasuringSettings
 
 NOISE_FACTS = (NOISE, SAMPLING_NOISE, N_NOISE)
@@ -93,8 +93,7 @@ def collect(
         "n_bn_images": settings.n_bn_images,
         "own_images": True,  # once all subnets shared theirs
         "seed": settings.seed,
-        "train_images": data.facts()["train_images"],
-        "val_images": data.split("val").digest(),
+        **{name: data.facts()[name] for name in OF_IMAGES},
     }
     with contextlib.ExitStack() as held:
         log, pairs, before, card = _open(path, measured_with, net.space, held)

@@ -68,14 +68,19 @@ class Bench(ABC):
         self.supernet, self.data, self.folder, self.device = supernet, data, folder, device
         self.n_workers = n_workers
         self._net: OnceForAllNet | None = None  # the supernet, once it is needed
-        facts = {"supernet_sha256": files.sha256(supernet), "settings": settings, **data.facts()}
+        facts = {
+            "supernet_sha256": files.sha256(supernet),
+            "settings": settings,
+            "test_images": data.test.digest(),
+            **data.facts(),
+        }
         distributed.from_first(lambda: self._check_facts(facts))
 
     def _check_facts(self, facts: dict) -> None:
         if not files.write_once(self.folder / "recipe.json", facts):
             raise ApqError(
-                f"{self.folder} holds results of another supernet, data set or recipe: repeat "
-                f"that command to go on, or remove the folder"
+                f"{self.folder} holds results of another supernet, other images or another "
+                f"recipe: repeat that command to go on, or remove the folder"
             )
 
     def measure(

@@ -280,6 +280,17 @@ def test_other_training_images_are_told(photos, tmp_path):
     assert {name for name in before if before[name] != after[name]} == {"train_images"}
 
 
+def test_other_validation_images_are_told(tmp_path):
+    for part in ("train", "val", "test"):
+        write_tree(tmp_path / part, {"cat": 6, "dog": 6})
+    before = open_dataset("folder", tmp_path, image_size=32).facts()
+    (tmp_path / "test" / "cat" / "0.png").unlink()  # decides nothing
+    assert open_dataset("folder", tmp_path, image_size=32).facts() == before
+    (tmp_path / "val" / "cat" / "0.png").unlink()
+    after = open_dataset("folder", tmp_path, image_size=32).facts()
+    assert {name for name in before if before[name] != after[name]} == {"val_images"}
+
+
 def test_a_link_to_where_one_has_been_adds_no_images(tmp_path):
     for part in ("train", "test"):
         write_tree(tmp_path / part, {"cat": 4, "dog": 4})

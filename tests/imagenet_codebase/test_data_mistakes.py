@@ -1,6 +1,7 @@
 """What is told of data that cannot be used: folders, archives, requests."""
 
 import builtins
+import errno
 import os
 import pickle
 
@@ -17,8 +18,26 @@ from tests.imagenet_codebase.helpers import (
 
 def test_too_few_images_for_the_processes_are_told(photos):
     data = open_dataset("folder", photos, image_size=32)
-    with pytest.raises(ApqError, match="18 training images are too few for 19 processes"):
-        data.loader("train", 4, shard=Shard(0, 19))
+    assert len(data.loader("train", 4, shard=Shard(0, 9))) == 1
+    told = "18 training images are too few for 10 processes: each takes two or more"
+    with pytest.raises(ApqError, match=told):  # of a single one, batch norm knows no variance
+        data.loader("train", 4, shard=Shard(0, 10))
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    for part in ("train", "test"):
+        write_tree(tmp_path / part, {"cat": 12, "dog": 12})
+    (tmp_path / "train" / "cat" / "more").mkdir()
+    listed = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("more"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ApqError, match=r"cannot list .*train/cat/more: Permission denied"):
+        open_dataset("folder", tmp_path, image_size=32)
 
 
 @pytest.mark.parametrize(

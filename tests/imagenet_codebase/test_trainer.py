@@ -278,8 +278,27 @@ def test_the_folder_explains_the_run(start, monkeypatch):
         ranges = {row["layer"]: row for row in csv.DictReader(file)}
     layers = trainer.net.quantized_layers()
     assert ranges.keys() == layers.keys()
+    assert ranges["first_conv.conv"]["activation_range"] == ""  # the image is not quantized
+    best = checkpoint.load(trainer.best.path)["state_dict"]
     for name, (layer, _) in layers.items():
-        assert float(ranges[name]["activation_range"]) == layer.activation_range.item()
+        if layer.a_bits:
+            own = best[f"{name}.activation_range"].item()
+            assert float(ranges[name]["activation_range"]) == own
+        most = best[f"{name}.weight"].abs().max().item()  # nothing has calibrated the filters
+        assert float(ranges[name]["weight_range_max"]) == most
+
+
+def test_ranges_are_those_of_the_best_epoch(start):
+    figures = iter([0.9, 0.1, 0.2])
+    trainer = start()
+    trainer.validate = lambda: {"val_top1": next(figures)}
+    trainer.run()
+    with open(trainer.folder / "ranges.csv") as file:
+        (row,) = (r for r in csv.DictReader(file) if r["layer"] == "classifier.linear")
+    best = checkpoint.load(trainer.best.path)["state_dict"]
+    told, last = float(row["weight_range_max"]), trainer.net.classifier.linear.weight
+    assert told == best["classifier.linear.weight"].abs().max().item()
+    assert told != last.abs().max().item()
     for name in ("top1.png", "loss.png"):
         assert (trainer.folder / name).read_bytes().startswith(b"\x89PNG")
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from apq import ApqError, files
+from apq.provenance import card_path, write_card
 from imagenet_codebase.run_manager.states import SavedStates
 from tests.imagenet_codebase.helpers import (
     TRAINING,
@@ -43,8 +44,32 @@ def test_a_finished_run_stays_as_it_is(start):
     again = start()
     assert again.resume()
     assert again.done
+    again.reports.plot = None  # the folder may be one that nobody writes to any more
     assert again.run()
     assert same_weights(weights(again), weights(first))
+
+
+def test_a_card_does_not_outlive_the_weights_that_it_tells_of(start):
+    crash = replace(TRAINING, n_epochs=2)
+    trainer = start(settings=crash)
+    trainer.validate = lambda: {"val_top1": 0.1 * trainer.epoch}
+    trainer.best.path.parent.mkdir(parents=True, exist_ok=True)
+    trainer.best.path.write_bytes(b"of an earlier epoch")
+    write_card(trainer.best.path, test_top1=0.5)
+    trainer.run()
+    assert not card_path(trainer.best.path).exists()
+
+
+def test_other_images_do_not_go_on_from_a_run(start):
+    facts = {"train_images": "a", "val_images": "b"}
+    start(**facts).run()
+    for changed, told in (("train_images", "training"), ("val_images", "validation")):
+        with pytest.raises(ApqError, match=f"saved with other {told} images: put them back to go"):
+            start(**{**facts, changed: "c"}).resume()
+    older = start("older", train_images="a")
+    older.run()
+    again = start("older", **facts)
+    assert again.resume()  # versions before this one did not tell
 
 
 def test_other_settings_do_not_go_on_from_a_run(start):

@@ -112,11 +112,14 @@ def test_results_of_other_recipes_data_or_subnets_are_never_mixed(bench, toy_dat
         (bench().folder / "b.json").write_text(damaged)
         with pytest.raises(ApqError, match=r"b.json is damaged: remove it, to measure"):
             bench().measure("b", smallest(PAPER_SPACE).with_bits(8))
-    with pytest.raises(ApqError, match=r"another supernet, data set or recipe"):
+    with pytest.raises(ApqError, match=r"another supernet, other images or another recipe"):
         bench(FinetuneSettings(n_epochs=2, batch_size=8))
     other = replace(toy_data, class_names=("cat", "dog", "rose", "tulip"))
-    with pytest.raises(ApqError, match=r"another supernet, data set or recipe"):
+    with pytest.raises(ApqError, match=r"another supernet, other images or another recipe"):
         bench(data=other)
+    fewer = replace(toy_data.test, indices=toy_data.test.indices[1:])
+    with pytest.raises(ApqError, match=r"another supernet, other images or another recipe"):
+        bench(data=replace(toy_data, test=fewer))
     # What changes no figure may differ.
     bench(replace(SETTINGS, n_workers=1, save_every=7, compile=False))
 
