@@ -46,8 +46,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "apq") -> int:
 
 def run(command: str, argv: Sequence[str], prog: str) -> int:
     """Run one command under the name that the user typed; return the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started this
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until the process ends
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may know no signs but ASCII's
     try:
         return _run(command, argv, prog)

@@ -14,7 +14,11 @@ from imagenet_codebase.run_manager.settings import OPTIMIZERS
 
 FLAGS = (
     ("n_epochs", cli.whole_number(1), "passes over the training images"),
-    ("epoch_images", cli.whole_number(0), "training images of an epoch, others each time; 0: all"),
+    (
+        "epoch_images",
+        cli.whole_number(0),
+        "training images of an epoch, in whole batches, others each time; 0: all",
+    ),
     ("batch_size", cli.whole_number(2), "images a step of each process"),
     ("optimizer", cli.one_of(*OPTIMIZERS), " or ".join(OPTIMIZERS)),
     ("lr", cli.positive_number, "learning rate at the start of the cosine"),

@@ -196,15 +196,14 @@ def _train(args: argparse.Namespace, settings: SupernetSettings, device: torch.d
     from elastic_nn.networks.files import save_supernet
     from imagenet_codebase.run_manager import distributed
     from imagenet_codebase.run_manager.measuring import measure_on_test
-    from imagenet_codebase.run_manager.supernet import forget_run, train_supernet
+    from imagenet_codebase.run_manager.supernet import train_supernet
 
     distributed.from_first(lambda: check_free(args.out, args.overwrite))
     data = open_data(args)
     folder = run_folder(args.out)
     # Started again after a loss, a run goes on: what it saved is its own.
-    if args.restart and not distributed.restarted():
-        distributed.from_first(lambda: forget_run(folder))
-    trained = train_supernet(data, settings, folder, device)
+    restart = args.restart and not distributed.restarted()
+    trained = train_supernet(data, settings, folder, device, restart=restart)
     if trained is None:
         print(f"stopped; {cli.same_command(args)} goes on from {folder}")
         return 130

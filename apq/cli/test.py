@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +220,11 @@ def _print_accuracy(
         )
     net = fold(trained.net.to(device))
     accuracy = evaluate_split(net, data, "test", args.batch_size, args.n_workers, "test images")
+    if not math.isfinite(accuracy.loss):
+        raise ApqError(
+            f"{experiment.best_checkpoint} is damaged: what it answers is not finite; finetune it "
+            f"anew, with --restart"
+        )
     of = args.data_dir if data.name == "folder" else data.name
     print(
         f"top-1 {accuracy.top1:.2%}, top-5 {accuracy.top5:.2%} on the {accuracy.n_images} "

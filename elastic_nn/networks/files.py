@@ -48,24 +48,38 @@ def supernet_from(
     return LoadedSupernet(net, any(name.endswith(".activation_range") for name in given))
 
 
-def start_from(
-    net: OnceForAllNet,
-    source: str,
-    batches: Iterable[torch.Tensor],
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> None:
-    """Copy starting weights into a supernet: `efficientnet-lite0`, or a supernet file.
+@dataclass(frozen=True)
+class StartingWeights:
+    """Weights that a supernet's training may start from."""
 
-    A classifier of other classes stays as it is. `batches` are images to learn from, normalised
-    by `mean` and `std`, for weights that were made for other images. Raises ApqError.
-    """
-    if source == efficientnet_lite.NAME:
-        efficientnet_lite.load(net, efficientnet_lite.read_weights(), batches, mean, std)
-        return
-    state = load_supernet(source, net.space).net.state_dict()
-    own = net.state_dict()
-    net.load_state_dict({n: t if t.shape == own[n].shape else own[n] for n, t in state.items()})
+    state: dict[str, torch.Tensor]
+    of_supernet: bool
+
+    @classmethod
+    def read(cls, source: str, space: SearchSpace = PAPER_SPACE) -> StartingWeights:
+        """Read `efficientnet-lite0`'s, or those of a supernet file; raises ApqError."""
+        if source == efficientnet_lite.NAME:
+            return cls(efficientnet_lite.read_weights(), of_supernet=False)
+        return cls(load_supernet(source, space).net.state_dict(), of_supernet=True)
+
+    def copy_into(
+        self,
+        net: OnceForAllNet,
+        batches: Iterable[torch.Tensor],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        """Make them a supernet's own; a classifier of other classes stays as it is.
+
+        `batches` are images to learn from, normalised by `mean` and `std`, for weights that were
+        made for other images.
+        """
+        if not self.of_supernet:
+            efficientnet_lite.load(net, self.state, batches, mean, std)
+            return
+        own = net.state_dict()
+        fitting = {n: t if t.shape == own[n].shape else own[n] for n, t in self.state.items()}
+        net.load_state_dict(fitting)
 
 
 def save_supernet(net: OnceForAllNet, path: str | Path) -> None:

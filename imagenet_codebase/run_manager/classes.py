@@ -28,3 +28,5 @@ def check_classes(supernet: Path, n_classes: int, data: DataProvider, remedy: st
             f"{supernet} knows other classes ({n_classes}{of}) than {data.name} "
             f"({data.n_classes}): {remedy}"
         )
+    if not read_card(supernet):
+        print(f"note: {supernet} has no card: that it knows the classes of {data.name} is assumed")

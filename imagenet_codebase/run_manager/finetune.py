@@ -106,14 +106,16 @@ def finetune(
         compile_where_it_pays(settings, quantizer, data.n_images("train"), device)
     initial_top1 = None
     if restart:
-        trainer.forget()
-    if trainer.resume():
+        trainer.check_idle()  # before time is spent
+    if not restart and trainer.resume():
         print(f"going on after epoch {trainer.epoch}, step {trainer.next_step}", flush=True)
     else:
-        if is_first():
-            trainer.best.set_aside()
         initial_top1 = trainer.validate()["val_top1"]
         print(f"before finetuning: val_top1 {initial_top1:.2%}", flush=True)
+        if restart:
+            trainer.forget()
+        if is_first():
+            trainer.best.set_aside()
     finished = trainer.run()
     return FinetuneResult(finished, initial_top1, trainer.best.figure, trainer.history)
 
@@ -192,7 +194,7 @@ class FinetuneStep:
 
 @dataclass(frozen=True)
 class TrainedSubnet:
-    """The network of an experiment's checkpoint and what is known of its training."""
+    """The network of an experiment's checkpoint, ready to predict, and what is known of it."""
 
     net: MobileNet
     facts: dict[str, Any]
@@ -217,9 +219,9 @@ def load_trained(experiment: Experiment) -> TrainedSubnet | None:
         if any(name.endswith("7to5_matrix") for name in state_dict):
             loaded = supernet_from(state_dict, subnet.space)
             loaded.net.activate(subnet)
-            return TrainedSubnet(loaded.net.extract(), facts)
+            return TrainedSubnet(loaded.net.extract().eval(), facts)
         quantizer = facts.get("quantizer", "paper")
-        return TrainedSubnet(_compact_network(subnet, state_dict, quantizer), facts)
+        return TrainedSubnet(_compact_network(subnet, state_dict, quantizer).eval(), facts)
 
 
 def _check_data(facts: dict[str, Any]) -> None:

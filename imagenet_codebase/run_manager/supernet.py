@@ -17,7 +17,7 @@ from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import largest, smallest
 from elastic_nn.importance import sort_channels
 from elastic_nn.networks import OnceForAllNet
-from elastic_nn.networks.files import start_from
+from elastic_nn.networks.files import StartingWeights
 from elastic_nn.quantizer_kinds import PAPER
 from elastic_nn.training import SandwichSettings, SandwichStep, calibrate_activations
 from imagenet_codebase.data_providers import DataProvider
@@ -101,8 +101,12 @@ def train_supernet(
     folder: Path,
     device: torch.device,
     space: SearchSpace = PAPER_SPACE,
+    restart: bool = False,
 ) -> tuple[OnceForAllNet, list[dict[str, float]]] | None:
     """Train a supernet in `folder`, going on where it was stopped.
+
+    With `restart` it begins anew; an earlier run is dropped once all that this one asks for has
+    been found.
 
     Several processes share each batch. Returns the network and a row of figures for each epoch of
     all phases, which are drawn in the folder too, or None when Ctrl-C stopped it. Raises ApqError
@@ -121,6 +125,9 @@ def train_supernet(
         data, settings.n_bn_images, settings.training.batch_size, device, n_workers=n_workers
     )
     teacher, teacher_facts = _teacher(settings, data, statistics, device)
+    start = StartingWeights.read(settings.init, space) if settings.init else None
+    if restart:
+        distributed.from_first(lambda: forget_run(folder))
     facts = {"init": _init_fact(settings.init), "teacher": teacher_facts, **data.facts()}
     distributed.from_first(lambda: _check_plan(folder, settings, facts))
     history: list[dict[str, float]] = []
@@ -135,8 +142,7 @@ def train_supernet(
             {"sandwich": asdict(phase.sandwich), **facts},
             best_by="",
         )
-        init = settings.init if number == 1 else ""
-        if not _run_phase(phase, trainer, statistics, init):
+        if not _run_phase(phase, trainer, statistics, start if number == 1 else None):
             return None
         earlier = len(history)
         history += [{**row, "epoch": earlier + row["epoch"]} for row in trainer.history]
@@ -168,18 +174,23 @@ def _check_plan(folder: Path, settings: SupernetSettings, facts: dict[str, Any])
         )
 
 
-def _run_phase(phase: Phase, trainer: Trainer, statistics: list[torch.Tensor], init: str) -> bool:
+def _run_phase(
+    phase: Phase,
+    trainer: Trainer,
+    statistics: list[torch.Tensor],
+    start: StartingWeights | None,
+) -> bool:
     """Train through a phase, or through what is left of it; return False when Ctrl-C stopped it.
 
-    One that begins starts from the weights that `init` names, if it does.
+    One that begins starts from the weights of `start`, where there are some.
     """
     net, data, n_epochs = trainer.net, trainer.data, phase.recipe.n_epochs
     if trainer.resume():
         print(f"{phase.name}: going on after epoch {trainer.epoch} of {n_epochs}", flush=True)
     else:
-        if init:
+        if start:
             normalize = data.train.source.normalize
-            start_from(net, init, statistics, normalize.mean, normalize.std)
+            start.copy_into(net, statistics, normalize.mean, normalize.std)
         _prepare(net, phase.name, statistics)
         print(f"{phase.name}: {n_epochs} epochs", flush=True)
     if phase.name == "quantized":

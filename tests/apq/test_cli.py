@@ -21,8 +21,10 @@ from apq.cli.weights import find_supernet
 from apq.provenance import write_card
 from apq.space import PAPER_SPACE
 from apq.subnet import smallest
+from elastic_nn.networks import MobileNet
 from imagenet_codebase.run_manager.states import SavedStates
 from methods import run as searching_loop
+from utils import checkpoint
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
 
@@ -347,6 +349,19 @@ def test_any_folder_can_be_measured(home, call, monkeypatch):
     assert call("test", "--exp_dir=.")[0] == 0
 
 
+def test_damaged_weights_are_not_measured_as_sound(home, call):
+    subnet = smallest().with_bits(8)
+    experiment = Experiment.create("found", subnet, 1.0, {}, root="exps")
+    net = MobileNet.from_subnet(subnet, 10)
+    torch.nn.init.constant_(net.classifier.linear.bias, torch.nan)
+    facts = {"dataset": "digits", "image_size": 32}
+    checkpoint.save(experiment.best_checkpoint, {"state_dict": net.state_dict(), **facts})
+    status, out, err = call("test", "--exp_dir=exps/found")
+    assert status == 2
+    assert "top-1" not in out
+    assert "model_best.pth.tar is damaged: what it answers is not finite" in err
+
+
 def test_a_subnet_without_bits_is_priced_as_one_of_8_bits_and_says_so(home, call):
     for name, subnet in (("bits", smallest().with_bits(8)), ("none", smallest())):
         Experiment.create(name, subnet, 1.0, {}, root="exps")
@@ -389,7 +404,6 @@ def test_what_another_run_made_is_not_replaced(home, call):
 
 def test_restart_leaves_a_run_that_is_at_work(home, call, monkeypatch):
     monkeypatch.setattr("apq.lock.PATIENCE_S", 0.2)
-    monkeypatch.setattr("imagenet_codebase.run_manager.supernet.train_supernet", None)
     folder = home / "s.pth.tar.run" / "1-largest"
     with SavedStates(folder).lock.held():
         (folder / "last.pth.tar").write_bytes(b"hours of work")

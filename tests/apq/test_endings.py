@@ -105,6 +105,17 @@ def test_a_reader_that_has_gone_is_no_mistake_but_ends_long_work(monkeypatch, ca
         assert capsys.readouterr().err == (told if status else "")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_work_is_done_where_an_output_is_closed(tmp_path, closed):
+    script = f"exec {sys.executable} -m apq lut build --image_size=32 --out=t.json {closed}"
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, env=env, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "t.json").exists()
+
+
 @pytest.mark.parametrize("argv", [["search", "--help"], ["lut", "show"]])
 def test_a_closed_pipe_is_no_mistake(argv):
     reading, writing = os.pipe()

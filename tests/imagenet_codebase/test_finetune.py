@@ -13,6 +13,7 @@ from apq.subnet import smallest
 from elastic_nn.networks import MobileNet, OnceForAllNet
 from elastic_nn.networks.files import load_supernet
 from imagenet_codebase.run_manager import finetune as module
+from imagenet_codebase.run_manager.classes import check_classes
 from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
 from imagenet_codebase.run_manager.measuring import bn_batches, measure
@@ -57,6 +58,19 @@ def test_a_finetuned_folder_reads_back_and_goes_on(
     assert restarted.initial_top1 == result.initial_top1
     seen = [path for path in seen if path.name != "tensorboard"]
     assert not seen  # a run that is killed in its first epoch must not show the old one's best
+
+
+def test_a_restart_that_cannot_begin_drops_nothing(
+    experiment, supernet_file, toy_data, monkeypatch
+):
+    one_epoch = replace(SETTINGS, n_epochs=1)
+    finetune(experiment, supernet_file, toy_data, one_epoch, CPU)
+    before = {p.name for p in experiment.checkpoint_dir.iterdir()}
+    damaged = "imagenet_codebase.run_manager.finetune.evaluate_split"
+    monkeypatch.setattr(damaged, lambda *_, **__: (_ for _ in ()).throw(ApqError("damaged")))
+    with pytest.raises(ApqError, match="damaged"):
+        finetune(experiment, supernet_file, toy_data, one_epoch, CPU, restart=True)
+    assert {p.name for p in experiment.checkpoint_dir.iterdir()} == before
 
 
 def test_weights_without_a_state_to_go_on_from_are_kept(
@@ -110,6 +124,11 @@ def test_as_many_classes_of_other_data_are_other_classes(
     assert not keeps_classifier(dataset="toy", class_names=list("abcd"))
     with pytest.raises(ApqError, match="it cannot teach; give --distill=0"):
         read_teacher(path, toy_data, batches, CPU, 1.0, 0.1)
+
+
+def test_classes_that_no_card_tells_are_said_to_be_assumed(supernet_file, toy_data, capsys):
+    check_classes(supernet_file, 4, toy_data, "name another")
+    assert "has no card: that it knows the classes of toy is assumed" in capsys.readouterr().out
 
 
 def test_a_supernet_without_ranges_is_calibrated(experiment, supernet_file, toy_data, tmp_path):

@@ -124,6 +124,41 @@ def test_a_supernets_run_is_forgotten_but_not_while_it_is_at_work(
     supernet.forget_run(folder)  # nothing is there
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"small_image_size": 32}, "small_image_size is 32"),
+        ({"init": "other.pth.tar"}, "other.pth.tar"),
+        ({"teacher": "other.pth.tar"}, "other.pth.tar"),
+    ],
+)
+def test_a_restart_that_cannot_begin_drops_nothing(
+    tiny_space, toy_data, tmp_path, monkeypatch, change, message
+):
+    monkeypatch.chdir(tmp_path)
+    settings = SupernetSettings(training=TrainingSettings(batch_size=8), **change)
+    state = tmp_path / "run" / "1-largest" / "last.pth.tar"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"hours of work")
+    with pytest.raises(ApqError, match=message):
+        train_supernet(toy_data, settings, tmp_path / "run", CPU, tiny_space, restart=True)
+    assert state.read_bytes() == b"hours of work"
+
+
+def test_a_restart_begins_anew(tiny_space, toy_data, tmp_path):
+    settings = SupernetSettings(
+        largest_epochs=1,
+        elastic_epochs=0,
+        quantized_epochs=0,
+        training=TrainingSettings(batch_size=8),
+        n_bn_images=16,
+    )
+    assert train_supernet(toy_data, settings, tmp_path / "run", CPU, tiny_space)
+    other = replace(settings, lr=0.01)
+    _, history = train_supernet(toy_data, other, tmp_path / "run", CPU, tiny_space, restart=True)
+    assert len(history) == 1
+
+
 def test_images_cannot_be_shrunk_to_more_than_they_are(tiny_space, toy_data, tmp_path):
     settings = SupernetSettings(small_image_size=32)
     with pytest.raises(ApqError, match="small_image_size is 32: images of 32 px cannot be shrunk"):
