@@ -7,6 +7,7 @@ from apq import ApqError
 from apq.space import PAPER_SPACE
 from methods.guided import search
 from methods.guided.moves import Moves
+from methods.guided.search import _Guided as Guided
 from methods.guided.settings import GuidedSettings
 from methods.problem import Limit, SearchProblem
 
@@ -60,6 +61,34 @@ def test_a_changed_block_is_the_best_of_all_its_options(problem, genes, block):
         assert got[columns].tolist() == options[net.argmax(), columns].tolist()
         rest = np.delete(np.arange(space.n_genes), np.arange(space.n_genes)[columns])
         assert (got[rest] == row[rest]).all()
+
+
+def test_changed_depths_are_those_of_the_best_value_less_the_price_of_every_cost(
+    tiny_space, random_cost, additive_values
+) -> None:
+    rng = np.random.default_rng(0)
+    limits = tuple(Limit(random_cost(tiny_space, rng, t), 99.0) for t in ("latency", "energy"))
+    score, gradients, _ = additive_values(SearchProblem(tiny_space, len, limits), rng)
+    problem = SearchProblem(tiny_space, score, limits, gradient_fn=gradients)
+    guided = Guided(problem, GuidedSettings())
+    elites = tiny_space.sample(np.random.default_rng(1), 300)
+    prospects = guided.moves.prospects(elites)
+    rows, children = np.arange(len(elites)), elites.copy()
+    # About what a block's score is worth, each cost in turn the dearer one, or none at all.
+    prices = rng.choice([0.0, 0.02, 0.1], (len(elites), 2))
+    guided._change_depths(children, rows, prospects, prices, unit=0.0)
+    changed = children != elites
+    assert changed.sum() > 50
+    assert not changed[:, tiny_space.n_stages :].any()
+    for stage in range(tiny_space.n_stages):
+        net = []
+        for depth in range(2):
+            option = elites.copy()
+            option[:, stage] = depth
+            net.append(score(option) - (prices * problem.costs(option)).sum(axis=1))
+        moved = changed[:, stage]
+        assert (children[moved, stage] == np.argmax(net, axis=0)[moved]).all()
+        assert set(children[moved, stage]) == {0, 1}
 
 
 def test_a_search_without_an_end_is_refused() -> None:
