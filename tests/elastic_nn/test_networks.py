@@ -17,6 +17,8 @@ from elastic_nn.networks.batch_statistics import adopt_batch_statistics
 from elastic_nn.networks.files import load_supernet, save_supernet
 from utils import checkpoint
 
+INNER_LAYERS = ("inverted_bottleneck", "depth_conv", "point_linear")
+
 
 @pytest.fixture
 def net(tiny_space, randomize):
@@ -118,6 +120,25 @@ def test_bits_change_the_output_and_full_precision_ignores_them(net, tiny_space,
         assert torch.equal(net(images), full)
     error = {bits: (out - full).norm() for bits, out in outputs.items()}
     assert 0 < error[8] < error[4]
+
+
+def test_every_layer_runs_with_the_bits_that_are_its_own(net, tiny_space):
+    (subnet,) = draw(tiny_space, 1)
+    net.activate(subnet)
+    for one in (net, net.extract()):
+        bits = {n: (layer.w_bits, layer.a_bits) for n, (layer, _) in one.quantized_layers().items()}
+        first = [bits[f"blocks.0.mobile_inverted_conv.{n}.conv"] for n in INNER_LAYERS[1:]]
+        assert first == [(8, 8), (8, 8)]
+        assert bits["first_conv.conv"] == (8, None)
+        assert bits["feature_mix_layer.conv"] == (8, 7)  # as the authors' network
+        assert bits["classifier.linear"] == (8, 8)
+        names = [name for name, _ in one.running_blocks()][1:]
+        for name, block in zip(names, subnet.active_blocks, strict=True):
+            i = block.index
+            pointwise = (subnet.pw_w_bits[i], subnet.pw_a_bits[i])
+            depthwise = (subnet.dw_w_bits[i], subnet.dw_a_bits[i])
+            found = [bits[f"{name}.mobile_inverted_conv.{n}.conv"] for n in INNER_LAYERS]
+            assert found == [pointwise, depthwise, pointwise]
 
 
 def test_the_stem_sees_the_image_unquantized(net, tiny_space):
