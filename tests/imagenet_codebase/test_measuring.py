@@ -5,7 +5,7 @@ import torch
 
 from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
-from imagenet_codebase.run_manager.measuring import ready_to_measure
+from imagenet_codebase.run_manager.measuring import bn_batches, ready_to_measure
 
 
 @pytest.fixture
@@ -31,3 +31,20 @@ def test_what_the_supernet_holds_of_other_subnets_statistics_does_not_count(net)
     others = ready_to_measure(net, subnets[0], [images[:12] + 1])(images)
     assert not torch.allclose(others, before[0], rtol=1e-3)
     assert norms[0].running_var.min() > 3 * 0.9
+
+
+def test_batch_statistics_are_of_random_training_images_as_they_are(toy_data):
+    whole, _ = toy_data.train_unaugmented.batch(range(24))
+
+    def numbers(**options):
+        batches = bn_batches(toy_data, 10, 4, torch.device("cpu"), **options)
+        assert [len(batch) for batch in batches] == [4, 4, 2]
+        same = (torch.cat(batches)[:, None] == whole[None]).flatten(2).all(dim=2)
+        assert (same.sum(dim=1) == 1).all()
+        return same.int().argmax(dim=1).tolist()
+
+    first = numbers()
+    assert len(set(first)) == 10
+    # Not the first ones: images lie class by class in most folders.
+    assert max(first) >= 15
+    assert first == numbers() != numbers(seed=1)
