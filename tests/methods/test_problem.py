@@ -61,6 +61,32 @@ def test_several_limits_are_met_or_refused_as_by_brute_force(
     assert 4 < n_met < 16
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seed", [19, 38, 87])
+def test_limits_are_refused_as_by_brute_force_where_costs_differ_by_far(
+    toy_space, toy_genes, two_costs, seed
+) -> None:
+    rng = np.random.default_rng(seed)
+    for cost in two_costs:
+        cost.fixed_cost = 0.01
+        drawn = np.exp(rng.normal(0, 3, len(cost.option_costs)))
+        cost.option_costs = np.where(np.isfinite(cost.option_costs), drawn, np.inf)
+    free = SearchProblem(toy_space, zero, tuple(Limit(c, 1e9) for c in two_costs))
+    costs = free.costs(toy_genes)
+    # Just less than the subnet needs that comes nearest to costs of which one is next to nothing.
+    nearest = (costs / costs[rng.integers(len(costs))]).max(axis=1).argmin()
+    maximum = 0.97 * costs[nearest]
+    assert not (costs <= maximum).all(axis=1).any()
+    limits = tuple(Limit(c, float(m)) for c, m in zip(two_costs, maximum, strict=True))
+    with pytest.raises(ApqError, match="together") as error:
+        SearchProblem(toy_space, zero, limits).check()
+    kind, text = str(error.value).split("has a ")[1].split(" of about ")
+    i = ["latency", "energy"].index(kind)
+    needed = float(text.split()[0])
+    others = costs[costs[:, 1 - i] <= maximum[1 - i], i]
+    assert others.min() <= needed <= others.min() * 1.1
+
+
 def test_the_cheapest_respects_the_domain(latency: LatencyPredictor) -> None:
     columns = PAPER_SPACE.columns
     domain = Domain.whole(PAPER_SPACE).exclude(columns["pw_w_bits"], [0, 1])
