@@ -1,0 +1,22 @@
+"""What is written of a measured subnet."""
+
+import pytest
+import torch
+
+from elastic_nn.networks import OnceForAllNet
+from methods.prediction.collect import collect, random_quotas
+from methods.prediction.images import OwnImages
+from methods.prediction.pairs import read_pairs
+from methods.prediction.settings import MeasuringSettings
+
+
+def test_a_pair_holds_the_measured_accuracy_in_percent(tiny_space, toy_data, randomize, tmp_path):
+    torch.manual_seed(0)
+    net = randomize(OnceForAllNet(tiny_space, 4))
+    settings = MeasuringSettings(n_bn_images=16, batch_size=8)
+    path = tmp_path / "pairs.json"
+    assert collect(net, toy_data, path, random_quotas(tiny_space, 2, 3, 5), {}, settings)
+    pairs, own = read_pairs(path, tiny_space), OwnImages(net, toy_data, settings)
+    assert len(set(pairs.values())) > 1
+    for subnet, accuracy in pairs.items():
+        assert accuracy == pytest.approx(100 * own.top1(subnet), abs=1e-4)
