@@ -1,0 +1,52 @@
+"""Batch statistics of a network that is finetuned: at the start, and of what is kept."""
+
+import copy
+
+import pytest
+import torch
+
+from apq import Experiment
+from apq.subnet import smallest
+from elastic_nn.networks import OnceForAllNet
+from elastic_nn.networks.files import save_supernet
+from imagenet_codebase.run_manager import finetune as module
+from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
+from imagenet_codebase.run_manager.measuring import bn_batches
+from imagenet_codebase.run_manager.recipes import FinetuneSettings
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def supernet_file(tmp_path_factory):
+    """A supernet of the paper's space with four classes and fresh weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("supernet") / "supernet.pth.tar"
+    save_supernet(OnceForAllNet(n_classes=4), path)
+    return path
+
+
+def assert_statistics_are_of(net, batches):
+    again = copy.deepcopy(net)
+    again.reset_bn_statistics(batches)
+    for name, wanted in again.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(net.get_buffer(name), wanted, msg=name)
+
+
+def test_a_calibrated_network_starts_with_statistics_of_rounded_values(supernet_file, toy_data):
+    batches = bn_batches(toy_data, 24, 12, CPU)
+    subnet = smallest().with_bits(4)
+    net = starting_network(subnet, supernet_file, toy_data, batches, CPU, "lsq")
+    assert_statistics_are_of(net, batches)
+
+
+def test_statistics_of_what_is_kept_are_taken_anew_where_asked_for(
+    supernet_file, toy_data, tmp_path
+):
+    subnet = smallest().with_bits(8)
+    experiment = Experiment.create("small", subnet, 3.0, {"image_size": 64}, root=tmp_path)
+    settings = FinetuneSettings(n_epochs=1, batch_size=12, reset_bn=True)
+    finetune(experiment, supernet_file, toy_data, settings, CPU)
+    batches = bn_batches(toy_data, module.N_BN_IMAGES, module.BN_BATCH_SIZE, CPU)
+    assert_statistics_are_of(load_trained(experiment).net, batches)
