@@ -1,10 +1,14 @@
-"""What is written of a measured subnet."""
+"""Which subnets are measured, and what is written of them."""
+
+import itertools
 
 import pytest
 import torch
 
+from apq.space import PAPER_SPACE
 from elastic_nn.networks import OnceForAllNet
 from methods.prediction.collect import collect, random_quotas
+from methods.prediction.draws import draw_subnets
 from methods.prediction.images import OwnImages
 from methods.prediction.pairs import read_pairs
 from methods.prediction.settings import MeasuringSettings
@@ -20,3 +24,12 @@ def test_a_pair_holds_the_measured_accuracy_in_percent(tiny_space, toy_data, ran
     assert len(set(pairs.values())) > 1
     for subnet, accuracy in pairs.items():
         assert accuracy == pytest.approx(100 * own.top1(subnet), abs=1e-4)
+
+
+def test_pairs_of_the_two_kinds_are_of_different_architectures():
+    full, quantized = (
+        {subnet.full_precision() for subnet in itertools.islice(draws, 100)}
+        for draws in (draw_subnets(PAPER_SPACE, 3, kind) for kind in (False, True))
+    )
+    assert len(full) == len(quantized) == 100
+    assert not full & quantized
