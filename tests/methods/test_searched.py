@@ -15,7 +15,12 @@ from methods.prediction.draws import draw_subnets
 from methods.prediction.fit import Fitting
 from methods.prediction.kinds import fit_all
 from methods.prediction.pairs import hold_out
-from methods.prediction.searched import searched_quality, searched_quota, searched_subnets
+from methods.prediction.searched import (
+    SHARES,
+    searched_quality,
+    searched_quota,
+    searched_subnets,
+)
 from methods.prediction.settings import FitSettings
 from utils.accuracy_predictor import AccuracyPredictor
 from utils.latency_predictor import LatencyPredictor
@@ -43,6 +48,16 @@ def test_searches_find_better_subnets_than_random_ones_that_cost_more(predictor,
     for subnet in found[::2]:  # those under a latency budget
         costlier = predicted[costs >= latency.predict([subnet])[0]]
         assert predictor.predict([subnet])[0] > np.quantile(costlier, 0.9)
+
+
+def test_searches_use_up_budgets_of_latency_and_energy_by_turns(found):
+    costs = [LatencyPredictor(type_, 64) for type_ in ("latency", "energy")]
+    for number, subnet in enumerate(found):
+        cost = costs[number % 2]
+        low, high = np.log([cost.minimum()[0], cost.maximum()[0]])
+        share = np.random.default_rng([3, number]).uniform(*SHARES)
+        budget = np.exp(low + share * (high - low))
+        assert 0.9 * budget < cost.predict([subnet])[0] <= budget
 
 
 def test_searches_go_on_by_their_number(predictor, found):
