@@ -137,3 +137,13 @@ def test_the_architecture_of_a_full_precision_subnet_can_be_frozen(rng, parts):
     domain = restrictions.freeze(Domain.whole(PAPER_SPACE), parts, largest())
     genes = draw(domain, rng, 20)
     assert {s.full_precision() for s in PAPER_SPACE.decode(genes)} == {largest()}
+
+
+@pytest.mark.parametrize("ratio", [4, 5, 6])
+def test_a_width_of_exactly_the_ratio_is_left(ratio):
+    domain = restrictions.limit_width_ratio(Domain.whole(PAPER_SPACE), ratio)
+    allowed = domain.allowed[PAPER_SPACE.columns["widths"]]
+    for block, row in zip(PAPER_SPACE.blocks, allowed, strict=True):
+        widest = max(np.array(block.widths)[row[: len(block.widths)]])
+        # Widths are multiples of 8.
+        assert widest == ratio * block.in_channels // 8 * 8
