@@ -62,6 +62,17 @@ def test_members_do_not_learn_from_what_was_measured_more_precisely(pairs, fitti
     assert ensemble.quality.rmse == pytest.approx(rmse, rel=1e-4)
 
 
+def test_members_learn_from_the_pairs_besides(pairs, fitting):
+    full, quantized = pairs
+    # Of no accuracy at all: whoever has seen them thinks less of every subnet.
+    besides = dict.fromkeys(PAPER_SPACE.decode(PAPER_SPACE.sample(np.random.default_rng(9), 60)), 0)
+    mean = []
+    for some in ({}, besides):
+        ensemble = fit_ensemble(full, quantized, 2, fitting, besides=some)
+        mean.append([m.predict(list(quantized)).mean() for m in ensemble.members])
+    assert all(low < high - 0.005 for high, low in zip(*mean, strict=True))
+
+
 def test_the_same_seed_gives_the_same_ensemble(pairs, fitting):
     subnets = list(pairs[1])[:5]
     first, again = (fit_ensemble(*pairs, 2, fitting).members for _ in range(2))
