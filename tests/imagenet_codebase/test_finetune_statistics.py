@@ -1,4 +1,4 @@
-"""Batch statistics of a network that is finetuned: at the start, and of what is kept."""
+"""A network that is finetuned: its batch statistics at the start, and those that are kept."""
 
 import copy
 
@@ -10,6 +10,7 @@ from apq.subnet import smallest
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import save_supernet
 from imagenet_codebase.run_manager import finetune as module
+from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
 from imagenet_codebase.run_manager.measuring import bn_batches
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
@@ -50,3 +51,12 @@ def test_statistics_of_what_is_kept_are_taken_anew_where_asked_for(
     finetune(experiment, supernet_file, toy_data, settings, CPU)
     batches = bn_batches(toy_data, module.N_BN_IMAGES, module.BN_BATCH_SIZE, CPU)
     assert_statistics_are_of(load_trained(experiment).net, batches)
+
+
+def test_figures_are_of_the_average_where_it_is_what_is_kept(supernet_file, toy_data, tmp_path):
+    # In full precision, where the folded network measures the same to rounding.
+    experiment = Experiment.create("small", smallest(), 3.0, {"image_size": 64}, root=tmp_path)
+    settings = FinetuneSettings(n_epochs=1, batch_size=12, ema=0.9, lr=0.01)
+    result = finetune(experiment, supernet_file, toy_data, settings, CPU)
+    kept = evaluate(load_trained(experiment).net, toy_data.loader("val", 12))
+    assert result.history[0]["val_loss"] == pytest.approx(kept.loss, rel=1e-4)
