@@ -42,18 +42,21 @@ def find_feasible(
     `option_costs` has shape (n_limits, n_options), the others (n_limits,).
     """
     shares = option_costs / maximum[:, None]
-    known = np.where(domain.allowed_options, shares, 0.0)
+    # Where it cannot run, a weight that has become 0 would make no number of an infinite cost.
+    usable = domain.allowed_options & np.isfinite(shares).all(axis=0)
+    known = np.where(usable, shares, 0.0)
     constants = fixed_costs / maximum - 1
-    weights = np.full(len(maximum), 1 / len(maximum))
+    logs = np.zeros(len(maximum))  # as they are, weights could all become 0
     best: Feasibility | None = None
     for round_ in range(1, ROUNDS + 1):
-        genes = domain.least(np.where(domain.allowed_options, weights @ known, np.inf))
+        weights = np.exp(logs - logs.max())
+        weights /= weights.sum()
+        genes = domain.least(np.where(usable, weights @ known, np.inf))
         excesses = _excesses(domain, genes, shares, constants)
         best = _better(best, genes, float(excesses.max()), float(weights @ excesses), weights)
         if best.excess <= 0 or best.bound > 0:
             return best
-        weights = weights * np.exp(STEP / np.sqrt(round_) * (excesses - excesses.max()))
-        weights = weights / weights.sum()
+        logs += STEP / np.sqrt(round_) * excesses
     genes, excess = _polish(domain, best.genes, shares, constants)
     return Feasibility(genes, excess, best.bound, best.weights)
 

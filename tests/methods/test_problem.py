@@ -62,17 +62,24 @@ def test_several_limits_are_met_or_refused_as_by_brute_force(
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("seed", [19, 38, 87])
+@pytest.mark.parametrize(
+    ("seed", "scale", "lacking"),
+    [(19, 3, 0), (38, 3, 0), (87, 3, 0), (56, 4, 0.3), (99, 4, 0.3), (131, 4, 0.3)],
+)
 def test_limits_are_refused_as_by_brute_force_where_costs_differ_by_far(
-    toy_space, toy_genes, two_costs, seed
+    toy_space, toy_genes, two_costs, seed, scale, lacking
 ) -> None:
     rng = np.random.default_rng(seed)
     for cost in two_costs:
         cost.fixed_cost = 0.01
-        drawn = np.exp(rng.normal(0, 3, len(cost.option_costs)))
+        drawn = np.exp(rng.normal(0, scale, len(cost.option_costs)))
         cost.option_costs = np.where(np.isfinite(cost.option_costs), drawn, np.inf)
+    lacks = rng.random(len(drawn)) < lacking  # in a table of the user's
+    for cost in two_costs:
+        cost.option_costs[lacks] = np.inf
     free = SearchProblem(toy_space, zero, tuple(Limit(c, 1e9) for c in two_costs))
     costs = free.costs(toy_genes)
+    costs = costs[np.isfinite(costs).all(axis=1)]
     # Just less than the subnet needs that comes nearest to costs of which one is next to nothing.
     nearest = (costs / costs[rng.integers(len(costs))]).max(axis=1).argmin()
     maximum = 0.97 * costs[nearest]
