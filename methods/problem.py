@@ -191,8 +191,9 @@ class SearchProblem:
         limit, together = self.limits[i], " and the ".join(map(str, self.limits))
         needed = float(self.costs(outcome.genes)[0, i])
         return (
-            f"no subnet{self._of_domain} meets the {together} together: what keeps the rest has a "
-            f"{limit.cost.type} of about {round_up(needed)} {limit.cost.unit} at least; "
+            f"no subnet{self._of_domain} meets the {together} together: the least "
+            f"{limit.cost.type} that keeps the rest is about {round_up(needed)} "
+            f"{limit.cost.unit}; "
             f"{self._least_costs}"
         )
 

@@ -53,7 +53,7 @@ def test_several_limits_are_met_or_refused_as_by_brute_force(
         with pytest.raises(ApqError, match="together") as error:
             problem.check()
         # The remedy named is enough, and not far too much.
-        kind, text = str(error.value).split("has a ")[1].split(" of about ")
+        kind, text = str(error.value).split("the least ")[1].split(" that keeps the rest is about ")
         i = ["latency", "energy"].index(kind)
         needed = float(text.split()[0])
         others = costs[costs[:, 1 - i] <= maximum[1 - i], i]
@@ -87,7 +87,7 @@ def test_limits_are_refused_as_by_brute_force_where_costs_differ_by_far(
     limits = tuple(Limit(c, float(m)) for c, m in zip(two_costs, maximum, strict=True))
     with pytest.raises(ApqError, match="together") as error:
         SearchProblem(toy_space, zero, limits).check()
-    kind, text = str(error.value).split("has a ")[1].split(" of about ")
+    kind, text = str(error.value).split("the least ")[1].split(" that keeps the rest is about ")
     i = ["latency", "energy"].index(kind)
     needed = float(text.split()[0])
     others = costs[costs[:, 1 - i] <= maximum[1 - i], i]
