@@ -16,10 +16,14 @@ class Quantizer:
     """Ranges of weights too are trained, with the gradient of learned step size quantization."""
     per_channel: bool
     """One weight range for each output channel instead of one for each layer."""
+    full: bool = False
+    """Values with signs take all of 2^b levels, -2^(b-1) too, and what passes between blocks starts
+    centred on them."""
     needs: str
     """What the accelerator has to do for it, as runs tell."""
 
 
+_ONE_FACTOR = "one factor for each output channel, which folded batch norm needs in any case"
 _ONE_STEP = "one multiplication of each accumulated sum, by the layer's two steps"
 QUANTIZERS = {
     q.name: q
@@ -40,7 +44,14 @@ QUANTIZERS = {
             name="lsq-channel",
             learned=True,
             per_channel=True,
-            needs="one factor for each output channel, which folded batch norm needs in any case",
+            needs=_ONE_FACTOR,
+        ),
+        Quantizer(
+            name="lsq-full",
+            learned=True,
+            per_channel=True,
+            full=True,
+            needs=f"{_ONE_FACTOR}, and two's complement with its lowest value",
         ),
     )
 }

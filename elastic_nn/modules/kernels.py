@@ -38,15 +38,15 @@ class Grid(NamedTuple):
     levels: torch.Tensor
     """The largest integer level; a step is the range over it."""
     bottom: torch.Tensor
-    """The low end in ranges: -1 where values have signs, else 0."""
+    """The low end in ranges: where values have signs -1, or a step below it, else 0."""
     ceiling: torch.Tensor
     """Where ReLU6 clips, whatever the range; infinite where values have signs."""
 
 
 @lru_cache(maxsize=64)
-def make_grid(levels: int, signed: bool, device: torch.device, dtype: torch.dtype) -> Grid:
-    """Return the grid of a number of levels; equal ones share their tensors."""
-    values = (levels, -1, torch.inf) if signed else (levels, 0, RELU6_CEILING)
+def make_grid(lowest: int, levels: int, device: torch.device, dtype: torch.dtype) -> Grid:
+    """Return the grid from the lowest to the largest level; equal ones share their tensors."""
+    values = (levels, lowest / levels, torch.inf if lowest else RELU6_CEILING)
     # Filled on the device: copied there, they would make it wait. Of use inside and outside of
     # inference mode, whoever asks first.
     with torch.inference_mode(False):
@@ -122,7 +122,7 @@ def _share_of_clipped(
     paper's all do) would ever be learned.
     """
     moves = (limit <= ceiling).to(limit.dtype)
-    return torch.maximum(side, bottom) * moves
+    return (side.clamp(min=0) - side.clamp(max=0) * bottom) * moves
 
 
 def run_forward(kernel: Kernel, x: torch.Tensor, limit: torch.Tensor, grid: Grid) -> Pair:
@@ -280,6 +280,6 @@ def _compile(kernel: Kernel, by_row: bool, device: torch.device) -> Kernel:
     n_values = 2 if kernel in (clipped_backward, learned_backward) else 1
     values = (torch.ones(shape, device=device) for _ in range(n_values))
     limit = torch.ones((shape[0], 1), device=device)
-    inputs = [*values, limit, *make_grid(7, True, device, torch.float32)]
+    inputs = [*values, limit, *make_grid(-7, 7, device, torch.float32)]
     graph = make_fx(kernel, tracing_mode="symbolic")(*inputs)
     return standalone_compile(graph, inputs, dynamic_shapes="from_graph")

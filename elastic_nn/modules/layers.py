@@ -62,11 +62,11 @@ class QuantizedLayer(nn.Module):
 
     def quantized_input(self, x: torch.Tensor) -> torch.Tensor:
         """Return the input as the accelerator would see it."""
-        learned = self.quantizer.learned
+        learned, full = self.quantizer.learned, self.quantizer.full
         if self.signed_input:
             if self.a_bits is None:
                 return x
-            return quantize_signed(x, self.activation_range, self.a_bits, learned, len(x))
+            return quantize_signed(x, self.activation_range, self.a_bits, learned, len(x), full)
         if self.a_bits is None:
             # Batch norm, which wrote the input, does not need it for its backward pass.
             return F.relu6(x, inplace=True)
@@ -79,7 +79,8 @@ class QuantizedLayer(nn.Module):
             return weight
         if self.quantizer.learned:
             limit = self.weight_range.view(-1, *[1] * (weight.dim() - 1))
-            return quantize_signed(weight, limit, self.w_bits, learned=True)
+            full = self.quantizer.full
+            return quantize_signed(weight, limit, self.w_bits, learned=True, full=full)
         most = weight.detach().abs().max().reshape(1)
         limit = torch.where(self.weight_range > 0, self.weight_range, most)
         return quantize_signed(weight, limit, self.w_bits)

@@ -31,17 +31,28 @@ def n_levels(bits: int, signed: bool) -> int:
     return 2 ** (bits - 1) - 1 if signed else 2**bits - 1
 
 
+def lowest_level(bits: int, signed: bool, full: bool = False) -> int:
+    """Return the smallest integer level: 0, or minus the largest, or with `full` one below that."""
+    return -n_levels(bits, signed) - full if signed else 0
+
+
 def quantize_signed(
-    x: torch.Tensor, limit: torch.Tensor, bits: int, learned: bool = False, n_images: int = 1
+    x: torch.Tensor,
+    limit: torch.Tensor,
+    bits: int,
+    learned: bool = False,
+    n_images: int = 1,
+    full: bool = False,
 ) -> torch.Tensor:
-    """Round `x` to the levels of [-limit, limit], and return it as float.
+    """Round `x` to the levels of [-limit, limit], with `full` to one below too; return it as float.
 
     The gradient passes straight through where `x` is inside; the values clipped at the limit hand
     theirs to it. With `learned` the rounding errors inside have their say as well, scaled as in
     LSQ (learned step size quantization, ICLR 2020), which asks for the number of images that `x`
     is the layer's input for; a filter counts as one.
     """
-    return _quantize(x, limit, n_levels(bits, signed=True), True, learned, n_images)
+    lowest = lowest_level(bits, True, full)
+    return _quantize(x, limit, lowest, n_levels(bits, signed=True), learned, n_images)
 
 
 def quantize_relu6(
@@ -51,21 +62,21 @@ def quantize_relu6(
 
     Gradients as in `quantize_signed`. The backward pass needs one byte a value, not the values.
     """
-    return _quantize(x, limit, n_levels(bits, signed=False), False, learned, len(x))
+    return _quantize(x, limit, 0, n_levels(bits, signed=False), learned, len(x))
 
 
 def _quantize(
-    x: torch.Tensor, limit: torch.Tensor, levels: int, signed: bool, learned: bool, n_images: int
+    x: torch.Tensor, limit: torch.Tensor, lowest: int, levels: int, learned: bool, n_images: int
 ) -> torch.Tensor:
     if x.dtype in (torch.bfloat16, torch.float16):  # fewer bits than the levels may need
         x = x.float()
     if torch.is_grad_enabled() and (x.requires_grad or limit.requires_grad):
         if learned:
             scale = _lsq_scale(x.numel() / n_images, levels)
-            return _Learned.apply(x, limit, levels, signed, scale)
-        return _Clipped.apply(x, limit, levels, signed)
+            return _Learned.apply(x, limit, lowest, levels, scale)
+        return _Clipped.apply(x, limit, lowest, levels)
     rows, x = _rows(limit), dense(x.detach())
-    return round_inside(x, rows, make_grid(levels, signed, x.device, x.dtype))
+    return round_inside(x, rows, make_grid(lowest, levels, x.device, x.dtype))
 
 
 def _rows(limit: torch.Tensor) -> torch.Tensor:
@@ -77,8 +88,8 @@ class _Clipped(torch.autograd.Function):
     """The paper's gradients."""
 
     @staticmethod
-    def forward(ctx, x, limit, levels, signed):
-        return _forward(ctx, clipped_forward, x, limit, levels, signed)
+    def forward(ctx, x, limit, lowest, levels):
+        return _forward(ctx, clipped_forward, x, limit, lowest, levels)
 
     @staticmethod
     @once_differentiable
@@ -97,9 +108,9 @@ class _Learned(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, limit, levels, signed, scale):
+    def forward(ctx, x, limit, lowest, levels, scale):
         ctx.scale = scale
-        return _forward(ctx, learned_forward, x, limit, levels, signed)
+        return _forward(ctx, learned_forward, x, limit, lowest, levels)
 
     @staticmethod
     @once_differentiable
@@ -114,9 +125,9 @@ def _lsq_scale(n_values: float, levels: int) -> float:
 
 
 def _forward(
-    ctx, kernel: Kernel, x: torch.Tensor, limit: torch.Tensor, levels: int, signed: bool
+    ctx, kernel: Kernel, x: torch.Tensor, limit: torch.Tensor, lowest: int, levels: int
 ) -> torch.Tensor:
-    rows, grid = _rows(limit), make_grid(levels, signed, x.device, x.dtype)
+    rows, grid = _rows(limit), make_grid(lowest, levels, x.device, x.dtype)
     y, code = run_forward(kernel, dense(x), rows, grid)
     ctx.grid, ctx.limit_shape = grid, limit.shape
     ctx.save_for_backward(code, rows)

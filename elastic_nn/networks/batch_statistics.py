@@ -1,4 +1,4 @@
-"""Changing the statistics that batch norm normalises by, but not what it computes."""
+"""Changing what batch norm computes with, but not what the network computes in full precision."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 
 from apq.errors import ApqError
 from elastic_nn.modules import ElasticBatchNorm2d
+from elastic_nn.modules.quantizers import SMALLEST_LIMIT, n_levels
+from elastic_nn.networks.blocks import ConvLayer
 from elastic_nn.networks.mobile_net import MobileNet
 
 
@@ -53,3 +55,35 @@ def _renormalize(norm: ElasticBatchNorm2d, mean: torch.Tensor, variance: torch.T
     norm.weight.copy_(scale * (variance + norm.eps).sqrt())
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
+
+
+@torch.no_grad()
+def center_streams(net: MobileNet) -> None:
+    """Centre what blocks hand on, channel by channel, on the levels of a full grid.
+
+    Their middle is half a step below zero. A mean costs a range that all channels share its
+    resolution, and tells the reader nothing: its batch norm takes away what comes of it. So in full
+    precision the network computes the same as before. Steps are those of the ranges as they are.
+    """
+    blocks = [block for _, block in net.running_blocks()]
+    inner = [block.mobile_inverted_conv for block in blocks]
+    readers = [conv.inverted_bottleneck for conv in inner[1:]] + [net.feature_mix_layer]
+    moved: torch.Tensor | float = 0.0
+    for block, reader in zip(blocks, readers, strict=True):
+        norm = block.mobile_inverted_conv.point_linear.bn
+        # A shortcut brings a stream that is centred already.
+        middle = 0.0 if block.shortcut else _middle(reader)
+        by = middle - norm.bias
+        norm.bias += by
+        moved = moved + by if block.shortcut else by
+        filters = reader.conv.active_filter(reader.conv.in_channels)
+        reader.bn.running_mean += filters.sum((2, 3)) @ moved
+
+
+def _middle(reader: ConvLayer) -> torch.Tensor | float:
+    """Return the middle of the levels of a layer's signed input; 0 in full precision."""
+    conv = reader.conv
+    if conv.a_bits is None:
+        return 0.0
+    limit = conv.activation_range.clamp(min=SMALLEST_LIMIT)
+    return -limit / n_levels(conv.a_bits, signed=True) / 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from elastic_nn.modules import QuantizedLayer
@@ -34,7 +36,8 @@ def set_activation_range(
     if not layer.signed_input:
         values = values.clamp(0, RELU6_CEILING)
     if layer.quantizer.learned and a_bits is not None:
-        limit = _least_error(_thin(values, ERROR_SAMPLE)[None], a_bits, layer.signed_input)
+        values = _thin(values, ERROR_SAMPLE)[None]
+        limit = _least_error(values, a_bits, layer.signed_input, layer.quantizer.full)
         limit = torch.where(values.abs().max() > 0, limit.reshape(1), layer.activation_range)
     else:
         values = _thin(values.abs(), SAMPLE)
@@ -49,7 +52,7 @@ def set_weight_range(layer: QuantizedLayer, in_channels: int) -> None:
     weight = layer.active_filter(in_channels).detach()
     if layer.quantizer.learned and layer.w_bits is not None:
         groups = weight.reshape(layer.weight_range.numel(), -1)
-        limit = _least_error(groups, layer.w_bits, signed=True).flatten()
+        limit = _least_error(groups, layer.w_bits, True, layer.quantizer.full).flatten()
     else:
         limit = weight.abs().max()
     layer.weight_range.data.copy_(limit)
@@ -60,9 +63,9 @@ def _thin(values: torch.Tensor, n: int) -> torch.Tensor:
     return values[:: max(1, values.numel() // n)]
 
 
-def _least_error(values: torch.Tensor, bits: int, signed: bool) -> torch.Tensor:
+def _least_error(values: torch.Tensor, bits: int, signed: bool, full: bool) -> torch.Tensor:
     """Return the ranges (groups, 1) at which rounding `values` (groups, n) errs least, squared."""
-    quantize = quantize_signed if signed else quantize_relu6
+    quantize = partial(quantize_signed, full=full) if signed else quantize_relu6
     most = values.abs().amax(1, keepdim=True).clamp(min=SMALLEST_LIMIT)
     best, least = most, torch.full_like(most, torch.inf)
     for share in ERROR_SHARES:

@@ -14,7 +14,7 @@ from torch import nn
 
 from elastic_nn.modules import QuantizedLayer
 from elastic_nn.modules.kernels import RELU6_CEILING
-from elastic_nn.modules.quantizers import SMALLEST_LIMIT, n_levels
+from elastic_nn.modules.quantizers import SMALLEST_LIMIT, lowest_level, n_levels
 from elastic_nn.networks.blocks import ConvLayer
 from elastic_nn.networks.mobile_net import MobileNet
 
@@ -43,12 +43,13 @@ def fold(net: MobileNet) -> nn.Module:
     return nn.Sequential(*parts, _Head(net.classifier.linear)).eval()
 
 
-def _step(layer: QuantizedLayer) -> tuple[torch.Tensor, int] | None:
-    """Return step and largest level of a layer's input, or None in full precision."""
+def _step(layer: QuantizedLayer) -> tuple[torch.Tensor, tuple[int, int]] | None:
+    """Return step, and lowest and largest level, of a layer's input, or None in full precision."""
     if layer.a_bits is None:
         return None
     levels = n_levels(layer.a_bits, layer.signed_input)
-    return layer.activation_range.clamp(min=SMALLEST_LIMIT) / levels, levels
+    lowest = lowest_level(layer.a_bits, layer.signed_input, layer.quantizer.full)
+    return layer.activation_range.clamp(min=SMALLEST_LIMIT) / levels, (lowest, levels)
 
 
 class _FoldedConv(nn.Module):
@@ -63,12 +64,12 @@ class _FoldedConv(nn.Module):
         bias = bn.bias[:n] - bn.running_mean[:n] * gain
         own, read = _step(conv), _step(reader.conv) if reader is not None else None
         # An unsigned input was rounded by the layer that wrote it.
-        step, self.levels = own if own and conv.signed_input else (None, 0)
+        step, self.levels = own if own and conv.signed_input else (None, (0, 0))
         self.register_buffer("step", step)
         ceiling = RELU6_CEILING
         if read:
             gain, bias = gain / read[0], bias / read[0]
-            ceiling = min(RELU6_CEILING / float(read[0]), float(read[1]))
+            ceiling = min(RELU6_CEILING / float(read[0]), float(read[1][1]))
         if own:
             weight = weight * own[0]
         weight = (weight * gain.view(-1, 1, 1, 1)).to(memory_format=torch.channels_last)
@@ -81,7 +82,7 @@ class _FoldedConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.step is not None:
-            x = _round(x, self.step, self.levels, signed=True)
+            x = _round(x, self.step, self.levels)
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
         if self.ceiling is not None:
             x.clamp_(0, self.ceiling)
@@ -103,7 +104,7 @@ class _Head(nn.Module):
 
     def __init__(self, linear: QuantizedLayer) -> None:
         super().__init__()
-        step, self.levels = _step(linear) or (None, 0)
+        step, self.levels = _step(linear) or (None, (0, 0))
         self.register_buffer("step", step)
         weight = linear.quantized_filter(linear.in_features)
         weight = weight.clone() if step is None else weight * step
@@ -113,10 +114,10 @@ class _Head(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.mean((2, 3))
         if self.step is not None:
-            x = _round(x, self.step, self.levels, signed=False)
+            x = _round(x, self.step, self.levels)
         return F.linear(x, self.weight, self.bias)
 
 
-def _round(x: torch.Tensor, step: torch.Tensor, levels: int, signed: bool) -> torch.Tensor:
+def _round(x: torch.Tensor, step: torch.Tensor, levels: tuple[int, int]) -> torch.Tensor:
     """Return values in whole steps."""
-    return x.div(step).clamp_(-levels if signed else 0, levels).round_()
+    return x.div(step).clamp_(*levels).round_()

@@ -16,6 +16,7 @@ from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.subnet import Subnet
 from elastic_nn.networks import MobileNet
+from elastic_nn.networks.batch_statistics import center_streams
 from elastic_nn.networks.files import load_supernet, supernet_from
 from elastic_nn.networks.folded import fold
 from elastic_nn.quantizer_kinds import find_quantizer
@@ -80,6 +81,9 @@ def starting_network(
             net.reset_bn_statistics(statistics)
     if net.quantize and not (loaded.has_ranges and quantizer == "paper"):
         net.calibrate(statistics[0])
+        if find_quantizer(quantizer).full:
+            center_streams(net)
+            net.calibrate(statistics[0])
         net.reset_bn_statistics(statistics)
     return net
 

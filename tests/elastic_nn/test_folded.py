@@ -41,6 +41,19 @@ def test_quantized_agrees_in_double_precision(net, images):
         assert (net(images) - wanted).abs().max() > 1e-2  # quantization does something here
 
 
+@torch.no_grad()
+def test_a_full_grid_agrees_in_double_precision(net, images):
+    subnet = net.space.decode(net.space.sample(np.random.default_rng(1), 1))[0].with_bits(4)
+    net.activate(subnet)
+    compact, images = net.extract().double(), images.double()
+    outputs = []
+    for name in ("lsq-channel", "lsq-full"):
+        compact.set_quantizer(name)
+        outputs.append(compact(images))
+        torch.testing.assert_close(fold(compact)(images), outputs[-1], atol=1e-9, rtol=1e-9)
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-4  # some values take the lowest level
+
+
 def test_it_is_a_copy(net, images):
     folded = fold(net)
     before = folded(images)

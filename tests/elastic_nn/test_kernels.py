@@ -1,5 +1,7 @@
 """Compiled passes compute what the plain ones do."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch._inductor
@@ -13,6 +15,7 @@ from imagenet_codebase.run_manager.compiling import compile_where_it_pays
 from imagenet_codebase.run_manager.settings import TrainingSettings
 
 CPU = torch.device("cpu")
+FULL = partial(quantize_signed, full=True)
 LAYOUTS = (torch.channels_last, torch.contiguous_format)
 
 
@@ -39,7 +42,7 @@ def results(quantize, learned, shape, layout, n_limits=1):
 
 CASES = [
     (quantize, learned, shape, layout)
-    for quantize in (quantize_signed, quantize_relu6)
+    for quantize in (quantize_signed, quantize_relu6, FULL)
     for learned in (False, True)
     for shape in ((3, 12, 32, 33), (16, 24, 56, 57), (7, 1, 3, 3))
     for layout in LAYOUTS
@@ -47,6 +50,7 @@ CASES = [
     (quantize_signed, True, (7, 1, 3, 3), torch.contiguous_format, 7),
     (quantize_signed, True, (6, 20, 1, 1), torch.channels_last, 6),
     (quantize_signed, True, (5, 40), None, 5),
+    (FULL, True, (6, 20, 1, 1), torch.channels_last, 6),
 ]
 
 

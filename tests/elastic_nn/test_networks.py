@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import itertools
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from apq.subnet import largest, smallest
 from elastic_nn.importance import sort_channels
 from elastic_nn.modules import ElasticBatchNorm2d, QuantizedLayer
 from elastic_nn.networks import OnceForAllNet
-from elastic_nn.networks.batch_statistics import adopt_batch_statistics
+from elastic_nn.networks.batch_statistics import adopt_batch_statistics, center_streams
 from elastic_nn.networks.files import load_supernet, save_supernet
 from utils import checkpoint
 
@@ -270,6 +271,26 @@ def test_other_batch_statistics_and_the_same_function(net):
     torch.testing.assert_close(trained, torch.cat(before), atol=1e-3, rtol=1e-3)
     with pytest.raises(ApqError, match="without images"):
         adopt_batch_statistics(net, [])
+
+
+@torch.no_grad()
+def test_centred_streams_and_the_same_function(net, tiny_space, images):
+    net.activate(largest(tiny_space).with_bits(4))
+    compact = net.extract().eval()
+    for module in compact.modules():
+        if isinstance(module, ElasticBatchNorm2d):
+            module.bias.normal_()
+    with compact.full_precision():
+        before = compact(images)
+    center_streams(compact)
+    with compact.full_precision():
+        torch.testing.assert_close(compact(images), before, atol=1e-4, rtol=1e-4)
+    blocks = [block for _, block in compact.running_blocks()]
+    for block, following in itertools.pairwise(blocks):
+        reader = following.mobile_inverted_conv.inverted_bottleneck.conv
+        half = 0.0 if block.shortcut else reader.activation_range.item() / 7 / 2
+        bias = block.mobile_inverted_conv.point_linear.bn.bias
+        torch.testing.assert_close(bias, torch.full_like(bias, -half), atol=1e-6, rtol=1e-5)
 
 
 def test_bn_statistics_are_those_of_the_data(net, tiny_space):

@@ -5,7 +5,12 @@ import torch
 
 from apq import ApqError
 from elastic_nn.modules import ElasticConv2d
-from elastic_nn.modules.quantizers import n_levels, quantize_relu6, quantize_signed
+from elastic_nn.modules.quantizers import (
+    lowest_level,
+    n_levels,
+    quantize_relu6,
+    quantize_signed,
+)
 from elastic_nn.quantizer_kinds import find_quantizer
 
 
@@ -16,6 +21,8 @@ def fake_quantize(x, limit, bits, signed, learned=False):
 def test_levels():
     assert [n_levels(b, signed=False) for b in (4, 6, 8)] == [15, 63, 255]
     assert [n_levels(b, signed=True) for b in (4, 6, 8)] == [7, 31, 127]
+    assert [lowest_level(4, signed=True, full=full) for full in (False, True)] == [-7, -8]
+    assert lowest_level(4, signed=False, full=True) == 0
 
 
 def test_unsigned_values_by_hand():
@@ -145,6 +152,19 @@ def test_the_learned_gradient_by_hand(signed):
     # Inside what rounding adds, in steps, over the levels; clipped, the side (ReLU6 at neither).
     inside = (-0.25 - 0.5) / levels
     by_hand = (inside + 1 - 1 if signed else inside) * levels**1.5 / 5**0.5
+    assert limit.grad.item() == pytest.approx(by_hand, rel=0.02)
+
+
+def test_a_full_grid_has_a_level_more_below():
+    # 4 bits, steps of 1, -8 to 7.
+    x = torch.tensor([[-20.0, -7.75, -7.0, 2.5, 20.0]], requires_grad=True)
+    limit = torch.tensor([7.0], requires_grad=True)
+    y = quantize_signed(x, limit, 4, learned=True, full=True)
+    assert y.tolist() == [[-8.0, -8.0, -7.0, 2.0, 7.0]]
+    assert torch.equal(quantize_signed(x.detach(), limit.detach(), 4, full=True), y)
+    y.sum().backward()
+    assert x.grad.tolist() == [[0.0, 1.0, 1.0, 1.0, 0.0]]
+    by_hand = ((-0.25 - 0.5) / 7 - 8 / 7 + 1) * 7**1.5 / 5**0.5
     assert limit.grad.item() == pytest.approx(by_hand, rel=0.02)
 
 

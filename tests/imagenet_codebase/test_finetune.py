@@ -144,7 +144,7 @@ def test_a_supernet_without_ranges_is_calibrated(experiment, supernet_file, toy_
     assert len(ranges["bare"]) > 10
 
 
-@pytest.mark.parametrize("quantizer", ["lsq", "lsq-channel"])
+@pytest.mark.parametrize("quantizer", ["lsq", "lsq-channel", "lsq-full"])
 def test_learned_quantizers_start_close_and_read_back(
     experiment, supernet_file, toy_data, quantizer
 ):
@@ -155,7 +155,7 @@ def test_learned_quantizers_start_close_and_read_back(
     )
     ranges = [layer.weight_range for layer, _ in net.quantized_layers().values()]
     assert all(isinstance(r, torch.nn.Parameter) and (r > 0).all() for r in ranges)
-    assert (ranges[3].numel() > 1) == (quantizer == "lsq-channel")
+    assert (ranges[3].numel() > 1) == (quantizer != "lsq")
     # Ranges of least error beat the largest magnitude on the filters themselves.
     for (layer, c), (other, _) in zip(
         net.quantized_layers().values(), paper.quantized_layers().values(), strict=True
