@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "best, learning rate 0.003": {**BEST, "lr": 0.003},
     "best, paper's quantizer": without("quantizer"),
     "best, lsq for the layer": {**BEST, "quantizer": "lsq"},
-    "best, lsq for the channel": {**BEST, "quantizer": "lsq-channel"},
+    "best, lsq on all levels": {**BEST, "quantizer": "lsq-full"},
     "best, and a teacher": {**BEST, "distill": 0.5},
     "best, and an average": {**BEST, "ema": 0.998},
     "best, fresh batch statistics": {**BEST, "reset_bn": True},

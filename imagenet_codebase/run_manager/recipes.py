@@ -35,7 +35,7 @@ class FinetuneSettings(TrainingSettings):
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {},
     "best": {
-        "quantizer": "lsq-full",
+        "quantizer": "lsq-channel",
         "lr": 0.01,
         "warmup_epochs": 0.2,
         "grad_clip": 5.0,
