@@ -7,24 +7,12 @@ import torch
 
 from apq import Experiment
 from apq.subnet import smallest
-from elastic_nn.networks import OnceForAllNet
-from elastic_nn.networks.files import save_supernet
 from imagenet_codebase.run_manager import finetune as module
 from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
 from imagenet_codebase.run_manager.measuring import bn_batches
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def supernet_file(tmp_path_factory):
-    """A supernet of the paper's space with four classes and fresh weights."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("supernet") / "supernet.pth.tar"
-    save_supernet(OnceForAllNet(n_classes=4), path)
-    return path
+from tests.imagenet_codebase.helpers import CPU, statistics
 
 
 def assert_statistics_are_of(net, batches):
@@ -36,7 +24,7 @@ def assert_statistics_are_of(net, batches):
 
 
 def test_a_calibrated_network_starts_with_statistics_of_rounded_values(supernet_file, toy_data):
-    batches = bn_batches(toy_data, 24, 12, CPU)
+    batches = statistics(toy_data)
     subnet = smallest().with_bits(4)
     net = starting_network(subnet, supernet_file, toy_data, batches, CPU, "lsq")
     assert_statistics_are_of(net, batches)

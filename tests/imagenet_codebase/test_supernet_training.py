@@ -15,19 +15,19 @@ from tests.imagenet_codebase.helpers import (
     CPU,
 )
 
+LARGEST_ALONE = SupernetSettings(
+    largest_epochs=1,
+    elastic_epochs=0,
+    quantized_epochs=0,
+    training=TrainingSettings(batch_size=8),
+    n_bn_images=16,
+)
+
 
 def test_a_supernet_learns_from_its_teacher_and_goes_on_with_the_same_only(
     tiny_space, supernet_file, toy_data, tmp_path
 ):
-    settings = SupernetSettings(
-        largest_epochs=1,
-        elastic_epochs=0,
-        quantized_epochs=0,
-        training=TrainingSettings(batch_size=8),
-        n_bn_images=16,
-        teacher=str(supernet_file),
-        teacher_image_size=48,
-    )
+    settings = replace(LARGEST_ALONE, teacher=str(supernet_file), teacher_image_size=48)
     net, history = train_supernet(toy_data, settings, tmp_path / "taught", CPU, tiny_space)
     alone = replace(settings, teacher="", teacher_image_size=0)
     _, other = train_supernet(toy_data, alone, tmp_path / "alone", CPU, tiny_space)
@@ -70,13 +70,7 @@ def test_supernet_phases_run_once_each_and_resume(tiny_space, toy_data, tmp_path
 
 
 def test_a_phase_does_not_go_on_from_another_plan(tiny_space, toy_data, tmp_path):
-    settings = SupernetSettings(
-        largest_epochs=0,
-        elastic_epochs=1,
-        quantized_epochs=1,
-        training=TrainingSettings(batch_size=8),
-        n_bn_images=16,
-    )
+    settings = replace(LARGEST_ALONE, largest_epochs=0, elastic_epochs=1, quantized_epochs=1)
     folder, init = tmp_path / "run", tmp_path / "init.pth.tar"
     save_supernet(OnceForAllNet(tiny_space, 4), init)
     settings = replace(settings, init=str(init))
@@ -98,13 +92,7 @@ def test_a_supernets_run_is_forgotten_but_not_while_it_is_at_work(
     tiny_space, toy_data, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("apq.lock.PATIENCE_S", 0.2)
-    settings = SupernetSettings(
-        largest_epochs=1,
-        elastic_epochs=1,
-        quantized_epochs=0,
-        training=TrainingSettings(batch_size=8),
-        n_bn_images=16,
-    )
+    settings = replace(LARGEST_ALONE, elastic_epochs=1)
     folder, validate, refused = tmp_path / "run", supernet._Validation.__call__, []
 
     def come_between(validation):
@@ -146,15 +134,8 @@ def test_a_restart_that_cannot_begin_drops_nothing(
 
 
 def test_a_restart_begins_anew(tiny_space, toy_data, tmp_path):
-    settings = SupernetSettings(
-        largest_epochs=1,
-        elastic_epochs=0,
-        quantized_epochs=0,
-        training=TrainingSettings(batch_size=8),
-        n_bn_images=16,
-    )
-    assert train_supernet(toy_data, settings, tmp_path / "run", CPU, tiny_space)
-    other = replace(settings, lr=0.01)
+    assert train_supernet(toy_data, LARGEST_ALONE, tmp_path / "run", CPU, tiny_space)
+    other = replace(LARGEST_ALONE, lr=0.01)
     _, history = train_supernet(toy_data, other, tmp_path / "run", CPU, tiny_space, restart=True)
     assert len(history) == 1
 
