@@ -55,6 +55,11 @@ class Lock:
         finally:
             self.release()
 
+    def check(self) -> None:
+        """Raise ApqError as `acquire` does, and hold nothing."""
+        with self.held():
+            pass
+
     def _try(self) -> bool:
         try:
             self._descriptor = self._open()

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from apq import files
@@ -152,6 +153,10 @@ class Table:
 
     def sha256(self) -> str:
         """Return the SHA-256 of the layers' costs: equal tables have equal digests."""
+        return self._sha256
+
+    @cached_property  # a front asks for it several times a point
+    def _sha256(self) -> str:
         lines = (
             f"{key} {e['latency']!r} {e['energy']!r}\n" for key, e in sorted(self.layers.items())
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from apq import files
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from methods.find import Found
     from methods.request import SearchRequest
     from methods.run import SearchRecord
+    from utils.latency_predictor import CostRow
 
 HISTORY, CANDIDATES = "history.csv", "candidates.json"
 
@@ -107,13 +108,15 @@ def save(
     if found.result.interrupted and Experiment.path_for(name).exists() and not is_own:
         name = _stopped_name(name)
     with deferred_interrupt() as interrupted:
+        layers = request.costs["latency"].breakdown(found.subnet)
+        accuracies = diagnostics.accuracy_rows(request.accuracy, found.result.candidates)
         experiment = Experiment.create(
             name,
             found.subnet,
             found.costs[0],
-            _report(request, found),
+            _report(request, found, layers, accuracies[0]),
             overwrite=overwrite or is_own,
-            others=_others(request, found),
+            others=_others(request, found, layers, accuracies),
         )
         is_other = stopped and stopped.dir != experiment.dir
         if is_other and not stopped.checkpoint_dir.exists():  # nor was it finetuned meanwhile
@@ -127,12 +130,12 @@ def _stopped_name(name: str) -> str:
     return name + STOPPED
 
 
-def _report(request: SearchRequest, found: Found) -> dict[str, Any]:
+def _report(
+    request: SearchRequest, found: Found, layers: Sequence[CostRow], accuracy: Mapping[str, float]
+) -> dict[str, Any]:
     """Return what `search.json` says of the run."""
     limit, result = request.problem.limits[0], found.result
-    rows = request.costs["latency"].breakdown(found.subnet)
     (costs,) = diagnostics.all_costs([found.subnet], request.costs)
-    accuracy, *_ = diagnostics.accuracy_rows(request.accuracy, result.candidates)
     return {
         **request.facts(),
         "type": limit.cost.type,
@@ -142,8 +145,8 @@ def _report(request: SearchRequest, found: Found) -> dict[str, Any]:
         **accuracy,
         **costs,
         "use_of_limits": diagnostics.limit_rows(request.problem, found.costs),
-        "most_time": diagnostics.heaviest(rows, "latency_ms"),
-        "most_energy": diagnostics.heaviest(rows, "energy_mj"),
+        "most_time": diagnostics.heaviest(layers, "latency_ms"),
+        "most_energy": diagnostics.heaviest(layers, "energy_mj"),
         "predictor": request.accuracy.card,
         "n_evaluated": result.n_evaluated,
         "n_steps": result.history[-1].step,
@@ -153,15 +156,19 @@ def _report(request: SearchRequest, found: Found) -> dict[str, Any]:
     }
 
 
-def _others(request: SearchRequest, found: Found) -> Mapping[str, bytes]:
+def _others(
+    request: SearchRequest,
+    found: Found,
+    layers: Sequence[CostRow],
+    accuracies: Sequence[Mapping[str, float]],
+) -> Mapping[str, bytes]:
     """Return the files beside `search.json`, by name."""
     result = found.result
-    accuracies = diagnostics.accuracy_rows(request.accuracy, result.candidates)
     candidates = diagnostics.candidate_rows(result.candidates.genes, accuracies, request.costs)
     others = {
         HISTORY: diagnostics.history_csv(result.history, request.problem),
         CANDIDATES: files.json_text(candidates).encode(),
-        "layers.csv": diagnostics.layers_csv(request.costs["latency"].breakdown(found.subnet)),
+        "layers.csv": diagnostics.layers_csv(layers),
     }
     if can_plot():
         title = f"{request.name}: {request.mode} within {request.limits_text}"

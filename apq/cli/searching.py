@@ -15,6 +15,7 @@ from apq.domain import Domain
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.progress import Counter
+from methods.find import Found, find_subnet
 from methods.problem import Limit, SearchProblem
 from methods.request import SearchRequest
 from methods.resume import BUDGETS
@@ -22,7 +23,6 @@ from methods.saving import read_stopped
 from methods.settings import SearchSettings
 
 if TYPE_CHECKING:
-    from methods.find import Found
     from methods.request import Predictor
     from methods.run import SearchRecord
     from utils.latency_predictor import LatencyPredictor
@@ -70,8 +70,6 @@ def find(
     request: SearchRequest, start: np.ndarray | None = None, stopped: Experiment | None = None
 ) -> Found:
     """Search with a bar; `start` as in `find_subnet`, `stopped` as `stopped_of` returns it."""
-    from methods.find import find_subnet
-
     try:
         earlier = read_stopped(stopped, request.problem) if stopped else None
     except ApqError as error:

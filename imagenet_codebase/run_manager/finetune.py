@@ -24,7 +24,7 @@ from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.classes import knows_classes_of
 from imagenet_codebase.run_manager.compiling import compile_where_it_pays
-from imagenet_codebase.run_manager.distributed import data_parallel, is_first
+from imagenet_codebase.run_manager.distributed import data_parallel, from_first, is_first
 from imagenet_codebase.run_manager.evaluate import evaluate_split
 from imagenet_codebase.run_manager.measuring import bn_batches
 from imagenet_codebase.run_manager.recipes import FinetuneSettings
@@ -83,7 +83,7 @@ def starting_network(
         net.calibrate(statistics[0])
         if find_quantizer(quantizer).full:
             center_streams(net)
-            net.calibrate(statistics[0])
+            net.calibrate(statistics[0], weights=False)
         net.reset_bn_statistics(statistics)
     return net
 
@@ -110,7 +110,7 @@ def finetune(
         compile_where_it_pays(settings, quantizer, data.n_images("train"), device)
     initial_top1 = None
     if restart:
-        trainer.check_idle()  # before time is spent
+        from_first(trainer.states.lock.check)  # before time is spent
     if not restart and trainer.resume():
         print(f"going on after epoch {trainer.epoch}, step {trainer.next_step}", flush=True)
     else:

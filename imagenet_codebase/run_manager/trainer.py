@@ -174,15 +174,6 @@ class Trainer:
         """
         distributed.from_first(self._forget)
 
-    def check_idle(self) -> None:
-        """Raise ApqError when another process is at work on the run."""
-
-        def check() -> None:
-            with self.states.lock.held():
-                pass
-
-        distributed.from_first(check)
-
     def _forget(self) -> None:
         with self.states.lock.held():
             if self.states:

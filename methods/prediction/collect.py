@@ -24,7 +24,7 @@ from imagenet_codebase.run_manager import distributed
 from methods.prediction.cards import KINDS, N_NOISE, NOISE, SAMPLING_NOISE
 from methods.prediction.draws import draw_subnets
 from methods.prediction.images import OwnImages
-from methods.prediction.pairs import OF_IMAGES, PairLog, split_pairs
+from methods.prediction.pairs import IMAGE_DIGESTS, PairLog, split_pairs
 from methods.prediction.settings import MeasuringSettings
 
 NOISE_FACTS = (NOISE, SAMPLING_NOISE, N_NOISE)
@@ -93,7 +93,7 @@ def collect(
         "n_bn_images": settings.n_bn_images,
         "own_images": True,  # once all subnets shared theirs
         "seed": settings.seed,
-        **{name: data.facts()[name] for name in OF_IMAGES},
+        **{name: data.facts()[name] for name in IMAGE_DIGESTS},
     }
     with contextlib.ExitStack() as held:
         log, pairs, before, card = _open(path, measured_with, net.space, held)

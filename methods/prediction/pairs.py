@@ -20,7 +20,7 @@ from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import Subnet
 
 NONE: Mapping[str, Any] = MappingProxyType({})
-OF_IMAGES = ("train_images", "val_images")
+IMAGE_DIGESTS = ("train_images", "val_images")
 """Facts that tell one folder's images from another's; files of older versions lack them."""
 
 
@@ -133,7 +133,7 @@ class PairLog:
 
     def _check_facts(self, path: Path, known: dict[str, Any]) -> None:
         for name, value in self.facts.items():
-            if name not in known and name in OF_IMAGES:
+            if name not in known and name in IMAGE_DIGESTS:
                 continue
             if known.get(name) != value:
                 raise ApqError(

@@ -24,7 +24,7 @@ from methods.prediction.collect import (
 )
 from methods.prediction.draws import draw_subnets
 from methods.prediction.pairs import (
-    OF_IMAGES,
+    IMAGE_DIGESTS,
     PairLog,
     as_arrays,
     read_pairs,
@@ -285,7 +285,7 @@ def test_pairs_of_another_supernet_are_never_mixed_in(net, toy_data, tmp_path):
     reordered = replace(toy_data, val=val)
     with pytest.raises(ApqError, match=r"pairs.json was measured with val_images \w+, not \w+:"):
         gather(net, reordered, path)
-    older = {name: value for name, value in card.items() if name not in OF_IMAGES}
+    older = {name: value for name, value in card.items() if name not in IMAGE_DIGESTS}
     files.write_json(card_path(path), older)
     assert gather(net, reordered, path)
     log = PairLog(tmp_path / "b.json", FACTS)
