@@ -69,15 +69,17 @@ def group(device: torch.device, again: str = "the same command") -> Iterator[tor
     # Small things about the run itself go between the CPUs: no GPU has to wait for them.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, _attempt, rank, world_size = rendezvous()
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-    if not is_first():
-        _silence("stdout")
     try:
         with _told_once(store), loss_explained(again):
+            # Another process may be lost while they connect, too.
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+            if not is_first():
+                _silence("stdout")
             yield device
             dist.barrier()
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 @contextmanager

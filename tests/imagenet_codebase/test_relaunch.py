@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from apq import ApqError, Experiment, cli
 from apq.subnet import smallest
@@ -112,6 +114,23 @@ def test_what_follows_a_loss_is_told(monkeypatch, restarts, told):
         distributed.loss_explained("the same command"),
     ):
         raise RuntimeError("Connection closed by peer")
+
+
+def test_a_process_that_is_lost_while_all_connect_is_told_as_one_lost_later(monkeypatch):
+    def fail(*_, **__):
+        raise dist.DistBackendError("Gloo connectFullMesh failed: Connection closed by peer")
+
+    monkeypatch.setattr(dist, "init_process_group", fail)
+    monkeypatch.setattr(distributed, "rendezvous", lambda: (dist.HashStore(), 1, 0, 2))
+    monkeypatch.setattr(distributed, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(distributed.signal, "signal", lambda *_: None)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ApqError, match="another process of this run is lost; the same command"),
+        distributed.group(torch.device("cpu")),
+    ):
+        pass
 
 
 def test_a_mistake_is_told_once(home):
