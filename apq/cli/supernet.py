@@ -130,7 +130,7 @@ def make_parser(prog: str) -> cli.Parser:
         type=cli.whole_number(0),
         default=SupernetSettings.small_image_size,
         metavar="PX",
-        help="shrink the images for the first part of the second phase, to save time; 0: never",
+        help="shrink the images in the first part of the first two phases, to save time; 0: never",
     )
     group.add_argument(
         "--compile",

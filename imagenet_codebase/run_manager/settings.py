@@ -102,10 +102,10 @@ class SupernetSettings:
     sandwich_every: int = 1
     """Every N-th step trains the largest and the smallest subnet, too."""
     small_image_size: int = 0
-    """Side of the images in the first part of the elastic phase, which then takes less time; 0:
-    that of the data from the start."""
+    """Side of the images in the first part of the phases in full precision, which then take less
+    time; 0: that of the data from the start."""
     small_share: float = 0.6
-    """Share of the elastic phase's epochs that are spent on such images."""
+    """Share of those phases' epochs that are spent on such images."""
     n_bn_images: int = 512
     """Images that batch statistics are taken from before a subnet is measured."""
     init: str = ""

@@ -50,13 +50,19 @@ class Phase:
 
 def phases(settings: SupernetSettings) -> list[Phase]:
     """Return the phases that have epochs."""
-    small = {
-        "small_image_size": settings.small_image_size,
-        "small_epochs": round(settings.small_share * settings.elastic_epochs),
-    }
     plan = [
-        ("largest", settings.largest_epochs, settings.lr, {"elastic": False}),
-        ("elastic", settings.elastic_epochs, settings.lr, small),
+        (
+            "largest",
+            settings.largest_epochs,
+            settings.lr,
+            {"elastic": False, **_small(settings, settings.largest_epochs)},
+        ),
+        (
+            "elastic",
+            settings.elastic_epochs,
+            settings.lr,
+            _small(settings, settings.elastic_epochs),
+        ),
         (
             "quantized",
             settings.quantized_epochs,
@@ -85,6 +91,14 @@ def phases(settings: SupernetSettings) -> list[Phase]:
         for place, (name, n_epochs, lr, options) in enumerate(plan)
         if n_epochs
     ]
+
+
+def _small(settings: SupernetSettings, n_epochs: int) -> dict[str, int]:
+    """Return a full-precision phase's size of small images, and how many epochs see them."""
+    return {
+        "small_image_size": settings.small_image_size,
+        "small_epochs": round(settings.small_share * n_epochs),
+    }
 
 
 def _phase_seed(seed: int, place: int) -> int:

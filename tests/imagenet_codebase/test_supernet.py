@@ -35,8 +35,9 @@ def test_each_phase_runs_what_the_settings_say_of_it():
     assert [(recipe.n_epochs, recipe.lr) for recipe in recipes] == [(2, 0.3), (10, 0.3), (4, 0.1)]
     assert {recipe.batch_size for recipe in recipes} == {7}
     common = {"n_random": 3, "sandwich_every": 5, "label_smoothing": 0.2}
-    assert first.sandwich == SandwichSettings(**common, elastic=False)
-    assert second.sandwich == SandwichSettings(**common, small_image_size=16, small_epochs=3)
+    small = {"small_image_size": 16}
+    assert first.sandwich == SandwichSettings(**common, **small, elastic=False, small_epochs=1)
+    assert second.sandwich == SandwichSettings(**common, **small, small_epochs=3)
     assert third.sandwich == SandwichSettings(**common, quantized_share=0.4)
 
 
