@@ -74,7 +74,7 @@ def make_parser(prog: str) -> cli.Parser:
         type=cli.whole_number(0),
         default=MeasuringSettings.n_val_images,
         metavar="N",
-        help="measure on so many random validation images, others for each; 0: on all of them",
+        help="run only the validation images that subnets disagree about most, so many; 0: all",
     )
     parser.add_argument(
         "--n_noise",
@@ -162,8 +162,8 @@ def _tell(path: Path) -> None:
     for kind, words in KINDS.items():
         if (points := figure_of(card, NOISE, kind)) is not None:
             print(
-                f"noise {words}: {points:.2f} points (standard deviation), from the images drawn "
-                f"for each subnet"
+                f"noise {words}: {points:.2f} points (standard deviation), from batch statistics "
+                f"and from the images left out"
             )
         if (points := figure_of(card, SAMPLING_NOISE, kind)) is not None:
             print(

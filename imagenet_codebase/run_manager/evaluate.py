@@ -55,16 +55,20 @@ def evaluate_split(
 
 
 @torch.inference_mode()
-def which_right(
+def margins_of(
     net: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
 ) -> torch.Tensor:
-    """Return which images a network in evaluation mode recognises, bool (N,), on the CPU."""
+    """Return how surely a network in evaluation mode recognises images: (N,), on the CPU.
+
+    The logit of the right class less the largest of the others: above zero where it is right.
+    """
     device = next(net.parameters()).device
-    right = [
-        net(to_device(images, device)).argmax(dim=1) == labels.to(device)
-        for images, labels in batches
-    ]
-    return torch.cat(right).cpu()
+    margins = []
+    for images, labels in batches:
+        logits, right = net(to_device(images, device)), labels.to(device)[:, None]
+        others = logits.scatter(1, right, -torch.inf).amax(dim=1)
+        margins.append(logits.gather(1, right)[:, 0] - others)
+    return torch.cat(margins).cpu()
 
 
 @torch.inference_mode()

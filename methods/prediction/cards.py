@@ -10,7 +10,8 @@ from __future__ import annotations
 KINDS = {"full": "in full precision", "quantized": "quantized"}
 """Kinds of subnets as cards name them, and as messages do."""
 NOISE = "noise_points"
-"""For each of `KINDS`, how far measurements stray that take other images of the split."""
+"""For each of `KINDS`, how far measurements stray that take other batch statistics, on all of the
+split's images."""
 SAMPLING_NOISE = "sampling_noise_points"
 """How far those on all of the split (a draw of it, where it is large) stray from those on all
 images like them."""

@@ -23,7 +23,7 @@ from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.run_manager import distributed
 from methods.prediction.cards import KINDS, N_NOISE, NOISE, SAMPLING_NOISE
 from methods.prediction.draws import draw_subnets
-from methods.prediction.images import OwnImages
+from methods.prediction.images import Measurer
 from methods.prediction.pairs import IMAGE_DIGESTS, PairLog, split_pairs
 from methods.prediction.settings import MeasuringSettings
 
@@ -76,13 +76,13 @@ def collect(
 ) -> bool:
     """Measure subnets on the validation split until the file fills its quotas.
 
-    Each subnet gets images of its own (`OwnImages`). At the end `n_noise` subnets of each kind are
-    measured once more to tell the noise (`noise_floor`), which the card then holds, and that of
-    the split's images (`OwnImages.sampling_noise`); what it holds already stays where nothing new
-    is known. `facts` name the supernet; with those of the data they are kept beside the pairs.
-    Several processes take turns to measure; the first one writes. Goes on where an earlier call
-    was stopped; returns False when Ctrl-C stopped this one. Raises ApqError when the file holds
-    pairs that something else measured.
+    At the end `n_noise` subnets of each kind are measured once more to tell the noise
+    (`noise_floor`), which the card then holds, and that of the split's images
+    (`Measurer.sampling_noise`); what it holds already stays where nothing new is known. `facts`
+    name the supernet; with those of the data they are kept beside the pairs. Several processes take
+    turns to measure; the first one writes. Goes on where an earlier call was stopped; returns False
+    when Ctrl-C stopped this one. Raises ApqError when the file holds pairs that something else
+    measured.
     """
     started = time.perf_counter()
     measured_with = {
@@ -91,7 +91,7 @@ def collect(
         "image_size": data.image_size,
         "n_images": min(settings.n_val_images or math.inf, data.n_images("val")),
         "n_bn_images": settings.n_bn_images,
-        "own_images": True,  # once all subnets shared theirs
+        **_chosen(settings, data),
         "seed": settings.seed,
         **{name: data.facts()[name] for name in IMAGE_DIGESTS},
     }
@@ -99,22 +99,27 @@ def collect(
         log, pairs, before, card = _open(path, measured_with, net.space, held)
         is_full = all(sum(map(q.includes, pairs)) >= q.wanted for q in quotas)
         lacks_noise = bool(n_noise and pairs and not _tells_noise(card, n_noise))
-        images = None
+        measurer = None
         # Pairs that a kill left in the log are new, too.
         if not is_full or lacks_noise or (n_noise and len(pairs) > len(before)):
-            images = OwnImages(net, data, settings)
+            measurer = Measurer(net, data, settings)
         interrupted = held.enter_context(deferred_interrupt(distributed.is_first()))
-        finished = all(_fill(quota, pairs, images, log, interrupted) for quota in quotas)
+        finished = all(_fill(quota, pairs, measurer, log, interrupted) for quota in quotas)
         new = {subnet: top1 for subnet, top1 in pairs.items() if subnet not in before}
         noise: dict[str, Any] = {}
         if finished and n_noise and pairs and (new or lacks_noise):
-            noise = _noise_facts(pairs, images, n_noise, interrupted)
+            noise = _noise_facts(pairs, measurer, n_noise, interrupted)
             if not noise:  # Ctrl-C; what the card tells is of fewer pairs
                 finished = False
                 card = {name: value for name, value in card.items() if name not in NOISE_FACTS}
         if log:
             _finish(log, quotas, new, noise, card, (time.perf_counter() - started) / 60)
     return finished
+
+
+def _chosen(settings: MeasuringSettings, data: DataProvider) -> dict[str, bool]:
+    """Return what tells pairs of some of the images from those once drawn for each subnet."""
+    return {"disputed": True} if 0 < settings.n_val_images < data.n_images("val") else {}
 
 
 def _open(
@@ -154,21 +159,21 @@ def _finish(
 def _fill(
     quota: Quota,
     pairs: dict[Subnet, float],
-    images: OwnImages | None,
+    measurer: Measurer | None,
     log: PairLog | None,
     interrupted: Interruption,
 ) -> bool:
     """Measure subnets until there are as many as wanted; returns False when Ctrl-C came first.
 
     What is measured goes into `pairs` and, in the first process, the log. Where there are enough,
-    `images` may be missing.
+    `measurer` may be missing.
     """
     have = sum(map(quota.includes, pairs))
     new = (subnet for subnet in quota.draw(have) if subnet not in pairs)
     todo = itertools.islice(new, max(0, quota.wanted - have))
     stopped = False
     with Counter(quota.what if distributed.is_first() else "", quota.wanted, have) as bar:
-        for subnet, top1 in distributed.each(todo, lambda subnet: images.top1(subnet)):
+        for subnet, top1 in distributed.each(todo, lambda subnet: measurer.top1(subnet)):
             pairs[subnet] = round(100 * top1, 4)
             if log:
                 log.add(subnet, pairs[subnet])
@@ -186,38 +191,41 @@ def _tells_noise(card: Mapping[str, Any], n_noise: int) -> bool:
 
 
 def _noise_facts(
-    pairs: Mapping[Subnet, float], images: OwnImages, n: int, interrupted: Interruption
+    pairs: Mapping[Subnet, float], measurer: Measurer, n: int, interrupted: Interruption
 ) -> dict[str, Any]:
     """Measure the noise; return what a card says of it (`NOISE_FACTS`), nothing after Ctrl-C."""
     points = {}
     for kind, some in zip(KINDS, split_pairs(pairs), strict=True):
         if some:
-            points[kind] = noise_floor(some, n, images.top1, interrupted)
+            points[kind] = noise_floor(some, n, measurer.again, interrupted)
             if points[kind] is None:
                 return {}
-    return {NOISE: points, SAMPLING_NOISE: images.sampling_noise(), N_NOISE: n}
+    return {NOISE: points, SAMPLING_NOISE: measurer.sampling_noise(), N_NOISE: n}
 
 
 def noise_floor(
     pairs: Mapping[Subnet, float],
     n: int,
-    top1_of: Callable[[Subnet, int], float],
+    again: Callable[[Subnet], tuple[float, float]],
     interrupted: Interruption | None = None,
 ) -> float | None:
     """Return how far one measurement strays: a standard deviation, in points of accuracy.
 
-    n subnets of the pairs, evenly taken, are measured again by `top1_of`, with another draw of
-    images. A difference of two measurements is sqrt(2) times as noisy. None when it was
-    interrupted.
+    n subnets of the pairs, evenly taken, are measured `again` (`Measurer.again`). Two measurements
+    differ by sqrt(2) times what batch statistics do to one; what they have in common is off by as
+    much as the second is off from that on all images. None when it was interrupted.
     """
     subnets = list(pairs)
     places = np.linspace(0, len(subnets) - 1, min(n, len(subnets))).astype(int)
     chosen = [subnets[place] for place in places]
     off = []
     with Counter("once more" if distributed.is_first() else "", len(chosen)) as bar:
-        for subnet, top1 in distributed.each(chosen, lambda subnet: 100 * top1_of(subnet, 1)):
-            off.append(top1 - pairs[subnet])
+        for subnet, (top1, exact) in distributed.each(chosen, again):
+            off.append((100 * top1 - pairs[subnet], 100 * (top1 - exact)))
             bar.step()
             if any(distributed.any_of(bool(interrupted))):
                 break
-    return float(np.sqrt(np.mean(np.square(off)) / 2)) if len(off) == len(chosen) else None
+    if len(off) < len(chosen):
+        return None
+    by_statistics, by_choice = np.mean(np.square(off), axis=0)
+    return float(np.sqrt(by_statistics / 2 + by_choice))

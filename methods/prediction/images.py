@@ -1,8 +1,8 @@
-"""What each subnet is measured with: images that are drawn for it alone.
+"""What each subnet is measured with: the validation images that tell subnets apart.
 
-Whatever one draw favours by chance, a certain kernel for instance, all subnets measured on that
-draw are favoured by: a predictor learns it as if it were accuracy, and more pairs do not help.
-Errors of draws that have nothing to do with each other average out instead.
+Most images are easy for all subnets, or hopeless: running them tells nothing. Subnets that are
+measured on every image show which those are, and how many of them a subnet recognises that does so
+well on the others.
 """
 
 from __future__ import annotations
@@ -24,22 +24,27 @@ from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.data_providers import DataProvider
 from imagenet_codebase.data_providers.kept import KeptImages
 from imagenet_codebase.run_manager import distributed
-from imagenet_codebase.run_manager.evaluate import which_right
-from imagenet_codebase.run_manager.measuring import measure, ready_to_measure, with_variance
+from imagenet_codebase.run_manager.evaluate import margins_of
+from imagenet_codebase.run_manager.measuring import ready_to_measure, with_variance
 from methods.prediction.cards import KINDS
+from methods.prediction.disputed import Disputed
+from methods.prediction.draws import sample_both
 from methods.prediction.settings import MeasuringSettings
 from utils.devices import to_device
 
 POOL = 8192
-"""Images of a split that draws are made from: 1.2 GB of bytes at 224 px. Twice as many as a draw
-takes, where that is more and the split has them: else any two draws would be nearly alike."""
-N_REFERENCES = 4
-"""Subnets of each of `KINDS` that tell easy images from hard ones."""
+"""Images of a split that accuracies and batch statistics come from: 1.2 GB of bytes at 224 px.
+Twice as many as one subnet takes, where that is more and the split has them."""
+N_REFERENCES = 12
+"""Subnets of each of `KINDS` that are measured on every image; the first ones of each show which
+images are disputed, every third how the others go with them."""
 
 
-class OwnImages:
-    """Measures a supernet's subnets, each with images of its own.
+class Measurer:
+    """Measures a supernet's subnets on all validation images, or on those that are disputed.
 
+    Each one takes its batch statistics from training images of its own: what one draw of them
+    favours by chance all subnets would be favoured by, and a predictor learn it as accuracy.
     Several processes make this together, and then measure each for itself.
     """
 
@@ -47,32 +52,57 @@ class OwnImages:
         self._net, self._data, self._settings = net, data, settings
         self._device = next(net.parameters()).device
         self._train = self._keep("train_unaugmented", settings.n_bn_images)
-        self._val = None
+        self._val = self._disputed = None
         if 0 < settings.n_val_images < data.n_images("val"):
             self._val = self._keep("val", settings.n_val_images)
-            # Some draws are easier than others, for all subnets alike: that part of the noise is
-            # known, and taken out (a control variate).
-            self._ease = self._references_right.mean(axis=0)
+            margins, fits = self._reference_margins, np.arange(2 * N_REFERENCES) % 6 > 3
+            self._disputed = Disputed.choose(
+                margins[~fits], margins[fits] > 0, settings.n_val_images
+            )
 
     def _keep(self, split: str, n_drawn: int) -> KeptImages:
         n_kept = max(2 * n_drawn, POOL)
         return self._data.keep(split, n_kept, self._settings.n_workers, self._settings.seed)
 
-    def top1(self, subnet: Subnet, draw: int = 0) -> float:
-        """Return a subnet's accuracy, 0..1; another `draw` takes other images."""
-        rng = self._rng(draw, subnet.to_json())
-        statistics = self._statistics(rng)
-        if self._val is None:
-            return measure(self._net, subnet, statistics, self._all_val_images()).top1
-        drawn = rng.choice(len(self._val), self._settings.n_val_images, replace=False)
-        images = self._val.batches(drawn, self._settings.batch_size, self._device)
-        top1 = measure(self._net, subnet, statistics, images).top1
-        return float(np.clip(top1 - self._ease[drawn].mean() + self._ease.mean(), 0, 1))
+    def top1(self, subnet: Subnet) -> float:
+        """Return a subnet's accuracy, 0..1."""
+        if self._disputed is None:
+            return float(self._right(subnet).mean())
+        return self._disputed.top1(self._right(subnet, self._disputed.positions))
 
-    def _rng(self, draw: int, what: str) -> np.random.Generator:
-        # From the subnet, not from a count: the same ones whatever was measured before.
-        key = hashlib.sha256(what.encode()).digest()[:8]
-        return np.random.default_rng([self._settings.seed, draw, int.from_bytes(key, "big")])
+    def again(self, subnet: Subnet) -> tuple[float, float]:
+        """Return its accuracy once more, and that on all images, both 0..1.
+
+        Under the same batch statistics, which come from other images than those of `top1`.
+        """
+        right = self._right(subnet, draw=1)
+        exact = float(right.mean())
+        if self._disputed is None:
+            return exact, exact
+        return self._disputed.top1(right[self._disputed.positions]), exact
+
+    def sampling_noise(self) -> dict[str, float]:
+        """Return, for each of `KINDS`, how far accuracies on all of these images stray, in points.
+
+        That is from accuracies on all images like them (`sampling_noise`).
+        """
+        right = self._reference_margins > 0
+        return {kind: sampling_noise(right[i :: len(KINDS)]) for i, kind in enumerate(KINDS)}
+
+    def _right(
+        self, subnet: Subnet, positions: np.ndarray | None = None, draw: int = 0
+    ) -> np.ndarray:
+        """Return which validation images (of those at the positions) it recognises, bool."""
+        return self._margins(subnet, positions, draw) > 0
+
+    def _margins(
+        self, subnet: Subnet, positions: np.ndarray | None = None, draw: int = 0
+    ) -> np.ndarray:
+        # From the subnet, not from a count: the same images whatever was measured before.
+        key = hashlib.sha256(subnet.to_json().encode()).digest()[:8]
+        rng = np.random.default_rng([self._settings.seed, draw, int.from_bytes(key, "big")])
+        ready = ready_to_measure(self._net, subnet, self._statistics(rng))
+        return margins_of(ready, self._val_images(positions)).numpy()
 
     def _statistics(self, rng: np.random.Generator) -> list[torch.Tensor]:
         n = min(self._settings.n_bn_images, len(self._train))
@@ -80,41 +110,25 @@ class OwnImages:
         batches = self._train.batches(drawn, self._settings.batch_size, self._device)
         return with_variance([to_device(images, self._device) for images, _ in batches])
 
-    def sampling_noise(self) -> dict[str, float]:
-        """Return, for each of `KINDS`, how far accuracies on all of these images stray, in points.
-
-        That is from accuracies on all images like them (`sampling_noise`).
-        """
-        subnets, right = self._references, self._references_right
-        quantized = np.array([subnet.quantized for subnet in subnets])
-        of_kinds = (right[~quantized], right[quantized])
-        return {kind: sampling_noise(some) for kind, some in zip(KINDS, of_kinds, strict=True)}
-
-    def _all_val_images(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-        """Return batches of all validation images that accuracies may come from, and labels."""
+    def _val_images(
+        self, positions: np.ndarray | None
+    ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        """Return batches of validation images, of all there are without positions, and labels."""
         batch_size = self._settings.batch_size
         if self._val is None:
             n_workers = self._settings.n_workers
             return self._data.loader("val", batch_size, n_workers, device=self._device)
-        return self._val.batches(np.arange(len(self._val)), batch_size, self._device)
-
-    @property
-    def _references(self) -> list[Subnet]:
-        return references(self._net.space, self._settings.seed)
+        if positions is None:
+            positions = np.arange(len(self._val))
+        return self._val.batches(positions, batch_size, self._device)
 
     @cached_property
-    def _references_right(self) -> np.ndarray:
-        """Which validation images the reference subnets recognise, bool (n_subnets, n_images)."""
-
-        def right(subnet: Subnet) -> np.ndarray:
-            statistics = self._statistics(self._rng(0, subnet.to_json()))
-            ready = ready_to_measure(self._net, subnet, statistics)
-            return which_right(ready, self._all_val_images()).numpy()
-
-        subnets = self._references
+    def _reference_margins(self) -> np.ndarray:
+        """How surely the reference subnets recognise all images, (n_subnets, n_images)."""
+        subnets = references(self._net.space, self._settings.seed)
         rows = []
         with Counter("reference subnets" if distributed.is_first() else "", len(subnets)) as bar:
-            for _, row in distributed.each(subnets, right):
+            for _, row in distributed.each(subnets, self._margins):
                 rows.append(row)
                 bar.step()
         return np.array(rows)
@@ -134,8 +148,13 @@ def sampling_noise(right: np.ndarray) -> float:
 
 
 def references(space: SearchSpace, seed: int) -> list[Subnet]:
-    """Return `N_REFERENCES` random subnets quantized and as many in full precision."""
-    subnets = space.decode(space.sample(Stream.REFERENCE_SUBNETS.generator(seed), 2 * N_REFERENCES))
-    return [
-        subnet if number % 2 else subnet.full_precision() for number, subnet in enumerate(subnets)
-    ]
+    """Return `N_REFERENCES` random subnets in full precision and as many quantized, by turns.
+
+    As pairs are drawn, and apart from them.
+    """
+    rng = Stream.REFERENCE_SUBNETS.generator(seed)
+    full, quantized = (
+        space.decode(sample_both(space, rng, N_REFERENCES, kind)) for kind in (False, True)
+    )
+    by_turns = zip((subnet.full_precision() for subnet in full), quantized, strict=True)
+    return list(itertools.chain.from_iterable(by_turns))

@@ -22,7 +22,8 @@ MEASURED_ALIKE = (
     "image_size",
     "n_images",
     "n_bn_images",
-    "own_images",
+    "disputed",
+    "own_images",  # of older files: drawn for each subnet
     "seed",
 )
 # A precise accuracy is of the same thing, measured with more images.

@@ -32,7 +32,7 @@ class MeasuringSettings:
     n_bn_images: int = 512
     """Training images that its batch statistics are taken from."""
     n_val_images: int = 0
-    """Validation images, drawn for each subnet; 0: all there are."""
+    """Validation images that it runs on, those that subnets disagree about; 0: all there are."""
     batch_size: int = 256
     n_workers: int = 0
     """Processes that decode images; only for data that does not fit in memory."""

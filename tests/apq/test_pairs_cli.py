@@ -17,7 +17,7 @@ from utils.accuracy_predictor import AccuracyPredictor
 
 
 def test_collect_measures_random_and_searched_subnets(home, call, monkeypatch):
-    monkeypatch.setattr("methods.prediction.images.N_REFERENCES", 1)
+    monkeypatch.setattr("methods.prediction.images.N_REFERENCES", 3)
     torch.manual_seed(0)
     save_supernet(OnceForAllNet(n_classes=10), home / "supernet.pth.tar")
 

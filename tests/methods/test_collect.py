@@ -9,7 +9,7 @@ from apq.space import PAPER_SPACE
 from elastic_nn.networks import OnceForAllNet
 from methods.prediction.collect import collect, random_quotas
 from methods.prediction.draws import draw_subnets
-from methods.prediction.images import OwnImages
+from methods.prediction.images import Measurer
 from methods.prediction.pairs import read_pairs
 from methods.prediction.settings import MeasuringSettings
 
@@ -20,10 +20,10 @@ def test_a_pair_holds_the_measured_accuracy_in_percent(tiny_space, toy_data, ran
     settings = MeasuringSettings(n_bn_images=16, batch_size=8)
     path = tmp_path / "pairs.json"
     assert collect(net, toy_data, path, random_quotas(tiny_space, 2, 3, 5), {}, settings)
-    pairs, own = read_pairs(path, tiny_space), OwnImages(net, toy_data, settings)
+    pairs, measurer = read_pairs(path, tiny_space), Measurer(net, toy_data, settings)
     assert len(set(pairs.values())) > 1
     for subnet, accuracy in pairs.items():
-        assert accuracy == pytest.approx(100 * own.top1(subnet), abs=1e-4)
+        assert accuracy == pytest.approx(100 * measurer.top1(subnet), abs=1e-4)
 
 
 def test_pairs_of_the_two_kinds_are_of_different_architectures():

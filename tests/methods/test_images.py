@@ -1,4 +1,4 @@
-"""The images that each subnet is measured with."""
+"""What each subnet is measured with."""
 
 from types import SimpleNamespace
 
@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from elastic_nn.networks import OnceForAllNet
+from imagenet_codebase.run_manager.measuring import measure
 from methods.prediction import images as module
-from methods.prediction.images import N_REFERENCES, OwnImages, references, sampling_noise
+from methods.prediction.images import N_REFERENCES, Measurer, references, sampling_noise
 from methods.prediction.settings import MeasuringSettings
 
 
@@ -24,22 +25,29 @@ def subnets(net):
 
 
 @pytest.fixture
-def own_images(net, toy_data):
+def measurer(net, toy_data):
     """The function that measures with the toy data under some settings."""
-    return lambda **settings: OwnImages(net, toy_data, MeasuringSettings(**settings))
+    return lambda **settings: Measurer(net, toy_data, MeasuringSettings(**settings))
 
 
 @pytest.fixture
 def seen(monkeypatch):
-    """What `measure` was called with: training images, validation images and labels."""
+    """What a subnet ran on, in a list: training images, validation images and labels.
+
+    It recognises every second image.
+    """
     calls = []
 
-    def measure(net, subnet, statistics, images):
-        images, labels = map(torch.cat, zip(*images, strict=True))
-        calls.append((subnet, torch.cat(statistics), images, labels))
-        return SimpleNamespace(top1=0.5)
+    def ready_to_measure(net, subnet, statistics):
+        return subnet, torch.cat(statistics)
 
-    monkeypatch.setattr(module, "measure", measure)
+    def margins_of(ready, images):
+        images, labels = map(torch.cat, zip(*images, strict=True))
+        calls.append((*ready, images, labels))
+        return torch.arange(len(labels)) % 2 - 0.5
+
+    monkeypatch.setattr(module, "ready_to_measure", ready_to_measure)
+    monkeypatch.setattr(module, "margins_of", margins_of)
     return calls
 
 
@@ -59,62 +67,87 @@ def drawn(seen, data):
     ]
 
 
-def test_each_subnet_has_images_of_its_own_whatever_came_before(
-    toy_data, subnets, seen, own_images
+def test_each_subnet_has_training_images_of_its_own_whatever_came_before(
+    toy_data, subnets, seen, measurer
 ):
-    first = own_images(n_bn_images=10, n_val_images=7, batch_size=4)
+    first = measurer(n_bn_images=10, batch_size=4)
     for subnet in subnets:
         first.top1(subnet)
-    again = own_images(n_bn_images=10, n_val_images=7, batch_size=4)
+    again = measurer(n_bn_images=10, batch_size=4)
     for subnet in reversed(subnets):
         again.top1(subnet)
-    again.top1(subnets[0], draw=1)
-    own_images(n_bn_images=10, n_val_images=7, batch_size=4, seed=1).top1(subnets[0])
-    draws = drawn(seen, toy_data)
+    again.again(subnets[0])
+    measurer(n_bn_images=10, batch_size=4, seed=1).top1(subnets[0])
+    draws = [numbers for numbers, _ in drawn(seen, toy_data)]
     assert draws[:3] == draws[5:2:-1]
-    for kind, n in ((0, 10), (1, 7)):
-        sets = [frozenset(draw[kind]) for draw in draws]
-        assert all(len(one) == n for one in sets)
-        # Of three subnets, another draw and another seed, no two are alike.
-        assert len({*sets[:3], *sets[6:]}) == 5
-    _, _, images, labels = seen[0]
-    numbers = numbers_of(images, toy_data, "val")
-    assert labels.tolist() == toy_data.val.labels[numbers].tolist()
+    sets = [frozenset(numbers) for numbers in draws]
+    assert all(len(one) == 10 for one in sets)
+    # Of three subnets, another draw and another seed, no two are alike.
+    assert len({*sets[:3], *sets[6:]}) == 5
 
 
-def test_large_draws_come_from_twice_as_many_images(
-    toy_data, subnets, seen, monkeypatch, own_images
-):
+def test_large_draws_come_from_twice_as_many_images(toy_data, subnets, seen, monkeypatch, measurer):
     monkeypatch.setattr(module, "POOL", 6)
-    images = own_images(n_bn_images=12, n_val_images=6, batch_size=4)
+    images = measurer(n_bn_images=12, n_val_images=5, batch_size=4)
+    del seen[:]
     for subnet in subnets:
         images.top1(subnet)
-    for kind in (0, 1):
-        assert len({frozenset(draw[kind]) for draw in drawn(seen, toy_data)}) == 3
+        images.again(subnet)
+    statistics, validation = zip(*drawn(seen, toy_data), strict=True)
+    assert len({frozenset(numbers) for numbers in statistics}) == 6
+    assert [len(numbers) for numbers in validation] == [5, 10] * 3  # of twelve there are
 
 
-def test_what_is_easy_for_all_does_not_count(net, toy_data, subnets, monkeypatch, own_images):
-    hits = torch.arange(12) % 3 > 0  # eight of the twelve validation images
-    asked, better = [], [0.0]
+@pytest.fixture
+def margins(monkeypatch):
+    """Margins (12,) of every subnet, on the toy data's twelve validation images."""
+    values = {}
 
-    def which_right(ready, images):
-        asked.append(sum(len(labels) for _, labels in images))
-        return hits
+    def margins_of(ready, images):
+        images = torch.cat([part for part, _ in images])
+        return torch.tensor(values[ready.subnet])[numbers_of(images, ready.data, "val")]
 
-    def measure(net, subnet, statistics, images):
-        numbers = numbers_of(torch.cat([part for part, _ in images]), toy_data, "val")
-        return SimpleNamespace(top1=float(hits[numbers].float().mean()) + better[-1])
+    def ready_to_measure(net, subnet, statistics):
+        return SimpleNamespace(subnet=subnet, data=values["data"])
 
-    monkeypatch.setattr(module, "which_right", which_right)
-    monkeypatch.setattr(module, "measure", measure)
-    own = own_images(n_bn_images=8, n_val_images=5)
-    assert asked == [12] * 2 * N_REFERENCES
-    # A subnet that recognises what the references do has their accuracy on every draw; one that is
-    # better by a tenth, so much more, but never more than all.
-    for by, top1 in ((0.0, 8 / 12), (0.1, 8 / 12 + 0.1), (0.9, 1.0), (-0.9, 0.0)):
-        better.append(by)
-        for subnet in subnets:
-            assert own.top1(subnet) == pytest.approx(top1)
+    monkeypatch.setattr(module, "ready_to_measure", ready_to_measure)
+    monkeypatch.setattr(module, "margins_of", margins_of)
+    return values
+
+
+def test_only_what_the_references_disagree_about_is_run(toy_data, net, subnets, margins, measurer):
+    everyone = [*references(net.space, 0), *subnets]
+    margins |= {"data": toy_data}
+    margins |= {subnet: np.array([9.0, -9.0] * 6) for subnet in everyone}
+    hard = [2, 5, 6, 11]
+    for number, subnet in enumerate(everyone):
+        margins[subnet][hard] = np.roll([1.0, -1.0, 2.0, -2.0], number)
+    measured = measurer(n_bn_images=8, n_val_images=4)
+    assert measured._disputed.positions.tolist() == hard
+    # Of the eight others every subnet recognises four: 0, 4, 8 and 10.
+    for known in range(5):
+        margins[subnets[0]][hard] = [1.0] * known + [-1.0] * (4 - known)
+        assert measured.top1(subnets[0]) == pytest.approx((4 + known) / 12)
+    # One that recognises none of the others is told apart only when all are run.
+    margins[subnets[0]][:] = -1
+    assert measured.again(subnets[0]) == pytest.approx((4 / 12, 0))
+
+
+def test_those_that_choose_are_not_those_that_tell_of_the_rest(
+    toy_data, net, subnets, margins, measurer
+):
+    everyone = references(net.space, 0)
+    margins |= {"data": toy_data}
+    for number, subnet in enumerate(everyone):
+        margins[subnet] = np.array([1.0, -1.0, *[9.0] * 10])
+        if number % 2 == 0:
+            margins[subnet][:2] *= -1
+        if number % 6 in (4, 5):  # every third of each kind
+            margins[subnet][2:7] *= -1
+    margins[subnets[0]] = np.array([1.0, 1.0, *[9.0] * 10])
+    measured = measurer(n_bn_images=8, n_val_images=2)
+    assert measured._disputed.positions.tolist() == [0, 1]
+    assert measured.top1(subnets[0]) == pytest.approx((2 + 10 * 0.5) / 12)
 
 
 def test_sampling_noise_by_hand():
@@ -136,43 +169,39 @@ def test_sampling_noise_is_how_accuracies_on_other_images_differ():
 
 
 @pytest.mark.parametrize("n_val_images", [0, 5])
-def test_each_kind_has_a_sampling_noise_of_its_own(monkeypatch, n_val_images, own_images):
+def test_each_kind_has_a_sampling_noise_of_its_own(toy_data, net, margins, n_val_images, measurer):
     wanted = np.random.default_rng(0).random((2 * N_REFERENCES, 12)) < 0.5
     wanted[1::2] = wanted[1]  # the quantized ones agree
-    rows = iter(torch.from_numpy(wanted))
-
-    def which_right(ready, images):
-        assert sum(len(labels) for _, labels in images) == 12
-        return next(rows)
-
-    monkeypatch.setattr(module, "which_right", which_right)
-    found = own_images(n_bn_images=8, n_val_images=n_val_images).sampling_noise()
+    margins |= {"data": toy_data}
+    margins |= dict(zip(references(net.space, 0), wanted - 0.5, strict=True))
+    found = measurer(n_bn_images=8, n_val_images=n_val_images).sampling_noise()
     assert found == {"full": sampling_noise(wanted[0::2]), "quantized": 0.0}
 
 
-def test_all_validation_images_need_no_references(toy_data, subnets, seen, monkeypatch, own_images):
-    monkeypatch.setattr(module, "which_right", None)
+def test_all_validation_images_need_no_references(toy_data, subnets, seen, measurer):
     for n in (0, 12, 99):
-        assert own_images(n_bn_images=10, n_val_images=n, batch_size=5).top1(subnets[0]) == 0.5
+        measured = measurer(n_bn_images=10, n_val_images=n, batch_size=5)
+        assert measured.top1(subnets[0]) == 0.5
         assert numbers_of(seen[-1][2], toy_data, "val") == list(range(12))
+        assert measured.again(subnets[0]) == (0.5, 0.5)
+    assert len(seen) == 6
 
 
-def test_batch_statistics_never_come_from_one_image(subnets, seen, own_images):
-    own_images(n_bn_images=9, batch_size=4).top1(subnets[0])
-    own_images(n_bn_images=99, batch_size=23).top1(subnets[0])
+def test_batch_statistics_never_come_from_one_image(subnets, seen, measurer):
+    measurer(n_bn_images=9, batch_size=4).top1(subnets[0])
+    measurer(n_bn_images=99, batch_size=23).top1(subnets[0])
     assert [len(call[1]) for call in seen] == [8, 23]
 
 
 def test_the_references_are_of_both_kinds_and_always_the_same(tiny_space):
     subnets = references(tiny_space, 3)
     assert subnets == references(tiny_space, 3) != references(tiny_space, 4)
-    assert len(set(subnets)) == 2 * N_REFERENCES
-    assert sum(subnet.quantized for subnet in subnets) == N_REFERENCES
+    assert [subnet.quantized for subnet in subnets] == [False, True] * N_REFERENCES
 
 
-def test_it_measures_the_subnet_asked_for(net, toy_data, subnets, own_images):
-    own = own_images(n_bn_images=24)
+def test_it_measures_the_subnet_asked_for(net, toy_data, subnets, measurer):
+    measured = measurer(n_bn_images=24)
     statistics = [toy_data.train_unaugmented.batch(range(24))[0]]
     for subnet in subnets:
-        wanted = module.measure(net, subnet, statistics, toy_data.loader("val", 12)).top1
-        assert own.top1(subnet) == pytest.approx(wanted)
+        wanted = measure(net, subnet, statistics, toy_data.loader("val", 12)).top1
+        assert measured.top1(subnet) == pytest.approx(wanted)

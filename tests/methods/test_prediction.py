@@ -16,7 +16,6 @@ from apq.space import PAPER_SPACE
 from apq.subnet import largest, smallest
 from elastic_nn.networks import OnceForAllNet
 from methods.prediction import collect as module
-from methods.prediction import images as images_module
 from methods.prediction.collect import (
     collect,
     noise_floor,
@@ -164,14 +163,14 @@ def test_collecting_resumes_and_gives_the_same_pairs(net, toy_data, tmp_path, mo
 
     measured = []
 
-    def interrupted_measure(*args):
-        measured.append(args)
+    def interrupted_top1(self, subnet):
+        measured.append(subnet)
         if len(measured) in (2, 5):
             os.kill(os.getpid(), signal.SIGINT)
-        return measure(*args)
+        return top1(self, subnet)
 
-    measure = images_module.measure
-    monkeypatch.setattr(images_module, "measure", interrupted_measure)
+    top1 = module.Measurer.top1
+    monkeypatch.setattr(module.Measurer, "top1", interrupted_top1)
     path = tmp_path / "parts.json"
     assert not gather(net, toy_data, path)
     assert len(read_pairs(path, net.space)) == 2
@@ -192,7 +191,7 @@ def test_the_noise_is_that_of_other_images(net, toy_data, tmp_path, monkeypatch)
     assert min(*noise.values(), *sampling.values()) >= 0
     # Known already, it costs nothing when there is nothing else to measure.
     with monkeypatch.context() as patch:
-        patch.setattr(module, "OwnImages", None)
+        patch.setattr(module, "Measurer", None)
         assert collect(net, toy_data, path, quotas, {}, FEW_IMAGES, n_noise=3)
     assert read_card(path)["noise_points"] == noise
     assert read_card(path)["sampling_noise_points"] == sampling
@@ -210,12 +209,17 @@ def test_the_noise_is_that_of_other_images(net, toy_data, tmp_path, monkeypatch)
     card = read_card(grown)
     assert card["n_quantized"] == 5
     assert (card["noise_points"], card["sampling_noise_points"]) == (noise, sampling)
-    # By hand: measured again, the first, the last and one between are off by 1, -2 and 2 points.
+    # By hand: measured again, the first, the last and one between are off by 1, -2 and 2 points,
+    # and those once more by 3 from the accuracy on all images.
     pairs = read_pairs(path, net.space)
     assert len(pairs) == 6
     off = dict(zip([list(pairs)[i] for i in (0, 2, 5)], (1, -2, 2), strict=True))
-    again = lambda subnet, draw: (pairs[subnet] + draw * off[subnet]) / 100  # noqa: E731
-    assert noise_floor(pairs, 3, again) == pytest.approx((9 / 3 / 2) ** 0.5)
+
+    def again(subnet):
+        top1 = pairs[subnet] + off[subnet]
+        return top1 / 100, (top1 + 3) / 100
+
+    assert noise_floor(pairs, 3, again) == pytest.approx((9 / 3 / 2 + 3**2) ** 0.5)
 
 
 def test_what_a_kill_left_in_the_log_is_new_to_the_card(net, toy_data, tmp_path, monkeypatch):
@@ -233,21 +237,22 @@ def test_what_a_kill_left_in_the_log_is_new_to_the_card(net, toy_data, tmp_path,
 
 
 def test_ctrl_c_is_heard_while_the_noise_is_measured(net, toy_data, tmp_path, monkeypatch):
-    measured, measure = [], images_module.measure
+    again, asked = module.Measurer.again, []
 
-    def interrupted_measure(*args):
-        measured.append(args)
-        if len(measured) == 5:  # the second of those measured once more
+    def interrupted_again(self, subnet):
+        asked.append(subnet)
+        if len(asked) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return measure(*args)
+        return again(self, subnet)
 
-    monkeypatch.setattr(images_module, "measure", interrupted_measure)
+    monkeypatch.setattr(module.Measurer, "again", interrupted_again)
     path, quotas = tmp_path / "pairs.json", random_quotas(net.space, 3, 0, 5)
     assert not collect(net, toy_data, path, quotas, {}, FEW_IMAGES, n_noise=3)
-    assert len(measured) == 5
+    assert len(asked) == 2
     assert "noise_points" not in read_card(path)
+    monkeypatch.setattr(module.Measurer, "top1", None)  # no pair is measured again
     assert collect(net, toy_data, path, quotas, {}, FEW_IMAGES, n_noise=3)
-    assert len(measured) == 8  # no pair again
+    assert len(asked) == 5
     assert read_card(path)["n_noise"] == 3
 
 
@@ -296,3 +301,26 @@ def test_pairs_of_another_supernet_are_never_mixed_in(net, toy_data, tmp_path):
     write_pairs(tmp_path / "foreign.json", {largest(): 50.0})
     with pytest.raises(ApqError, match=r"foreign.json was measured with supernet unknown"):
         PairLog(tmp_path / "foreign.json", FACTS)
+
+
+def test_pairs_of_all_images_go_on_from_older_ones_and_those_of_some_do_not(
+    net, toy_data, tmp_path
+):
+    path = tmp_path / "pairs.json"
+    gather(net, toy_data, path)
+    card = read_card(path)
+    assert "disputed" not in card
+    files.write_json(card_path(path), {**card, "own_images": True})  # once noted of all files
+    assert gather(net, toy_data, path, n_full=4)
+    some = replace(FEW_IMAGES, seed=5, n_val_images=6)
+    quotas, facts = random_quotas(net.space, 1, 0, 5), {"supernet": "toy"}
+    with pytest.raises(ApqError, match="was measured with n_images 12, not 6"):
+        collect(net, toy_data, path, quotas, facts, some)
+    path.unlink()
+    assert collect(net, toy_data, path, quotas, facts, some)
+    card = read_card(path)
+    assert card["disputed"] is True
+    del card["disputed"]
+    files.write_json(card_path(path), {**card, "own_images": True})  # drawn for each subnet then
+    with pytest.raises(ApqError, match="was measured with disputed unknown, not True"):
+        collect(net, toy_data, path, quotas, facts, some)
