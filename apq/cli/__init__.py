@@ -18,6 +18,7 @@ COMMANDS = {
     "pareto": ("pareto", "find the best subnets under a whole range of budgets"),
     "quant-aware": ("quant_aware", "finetune an experiment's subnet, quantization-aware"),
     "test": ("test", "measure an experiment: cost, size, accuracy"),
+    "export": ("export", "write a finetuned network as an ONNX file"),
     "lut": ("lut", "build, show and compare tables of layer costs"),
     "supernet": ("supernet", "train a quantization-aware once-for-all supernet"),
     "collect": ("collect", "measure subnets: the pairs a predictor learns from"),

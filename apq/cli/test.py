@@ -13,6 +13,7 @@ from apq.cli.costs import load_table
 from apq.cli.data import add_data, open_data
 from apq.cli.processes import add_nproc, in_processes
 from apq.cli.tables import format_table
+from apq.cli.weights import lacks_weights
 from apq.errors import ApqError
 from apq.experiment import Experiment
 from apq.provenance import write_card
@@ -91,7 +92,7 @@ def _measure(experiment: Experiment, args: argparse.Namespace, device: torch.dev
     if trained:
         _print_accuracy(experiment, trained, args, device, sha256)
     else:
-        print(f"no accuracy: there is no {experiment.best_checkpoint}{_remedy(experiment, args)}")
+        print(f"no accuracy: {lacks_weights(experiment, args)}")
 
 
 def _table(args: argparse.Namespace, report: dict[str, Any]) -> Table:
@@ -104,18 +105,6 @@ def _table(args: argparse.Namespace, report: dict[str, Any]) -> Table:
     table = load_table(args.lut)
     check_table(table, args.image_size or table.image_size)
     return table
-
-
-def _remedy(experiment: Experiment, args: argparse.Namespace) -> str:
-    """Say what makes a checkpoint, if finetuning has a name for the folder."""
-    folder = experiment.dir.resolve()
-    try:
-        named = Experiment.path_for(folder.name)
-    except ApqError:
-        return ""
-    if named.resolve() != folder:
-        return ""
-    return f"; make it with '{cli.to_type(args, 'quant-aware')} --exp_name={folder.name}'"
 
 
 def _print_search(report: dict[str, Any], table: Table) -> None:

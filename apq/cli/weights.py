@@ -1,11 +1,13 @@
-"""The flag that names a supernet, and the one that is taken where none is named."""
+"""Where commands find weights: a supernet's, and those of an experiment."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
-from apq.cli.parser import Parser
+from apq.cli.parser import Parser, to_type
 from apq.errors import ApqError
+from apq.experiment import Experiment
 from apq.paths import MODELS_DIR, find_model, shipped_models_dir
 from apq.provenance import read_card
 
@@ -45,3 +47,15 @@ def find_supernet(given: Path | None, dataset: str) -> Path:
 
 def _is_of(path: Path, dataset: str) -> bool:
     return path.is_file() and read_card(path).get("dataset") == dataset
+
+
+def lacks_weights(experiment: Experiment, args: argparse.Namespace) -> str:
+    """Say that there is no checkpoint, and what makes one, if finetuning has a name for it."""
+    lacks, folder = f"there is no {experiment.best_checkpoint}", experiment.dir.resolve()
+    try:
+        named = Experiment.path_for(folder.name)
+    except ApqError:
+        return lacks
+    if named.resolve() != folder:
+        return lacks
+    return f"{lacks}; make it with '{to_type(args, 'quant-aware')} --exp_name={folder.name}'"

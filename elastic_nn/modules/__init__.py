@@ -4,6 +4,7 @@ from elastic_nn.modules.layers import (
     ElasticBatchNorm2d,
     ElasticConv2d,
     ElasticDepthwiseConv2d,
+    Grid,
     QuantizedLayer,
     QuantizedLinear,
 )
@@ -12,6 +13,7 @@ __all__ = [
     "ElasticBatchNorm2d",
     "ElasticConv2d",
     "ElasticDepthwiseConv2d",
+    "Grid",
     "QuantizedLayer",
     "QuantizedLinear",
 ]

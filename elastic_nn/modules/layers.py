@@ -7,6 +7,7 @@ extracted subnet: a layer built with a single choice is a plain one.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,27 @@ from torch import nn
 
 from elastic_nn.modules.depthwise import depthwise_conv2d
 from elastic_nn.modules.kernels import RELU6_CEILING
-from elastic_nn.modules.quantizers import SMALLEST_LIMIT, quantize_relu6, quantize_signed
+from elastic_nn.modules.quantizers import (
+    SMALLEST_LIMIT,
+    lowest_level,
+    n_levels,
+    quantize_relu6,
+    quantize_signed,
+)
 from elastic_nn.quantizer_kinds import PAPER, Quantizer
 
 LEAST_SHARE = 0.125
 """Of its largest weight, what a learned range keeps: with 4 bits one of the seven levels."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The levels that values are rounded to: whole steps from the lowest to the largest."""
+
+    step: torch.Tensor
+    """(1,)"""
+    lowest: int
+    largest: int
 
 
 class QuantizedLayer(nn.Module):
@@ -72,18 +89,38 @@ class QuantizedLayer(nn.Module):
             return F.relu6(x, inplace=True)
         return quantize_relu6(x, self.activation_range, self.a_bits, learned)
 
+    def input_grid(self) -> Grid | None:
+        """Return the levels of the input, or None in full precision."""
+        if self.a_bits is None:
+            return None
+        largest = n_levels(self.a_bits, self.signed_input)
+        lowest = lowest_level(self.a_bits, self.signed_input, self.quantizer.full)
+        return Grid(self.activation_range.clamp(min=SMALLEST_LIMIT) / largest, lowest, largest)
+
     def quantized_filter(self, in_channels: int) -> torch.Tensor:
         """Return the active filter as the accelerator would see it."""
         weight = self.active_filter(in_channels)
         if self.w_bits is None:
             return weight
+        learned, full = self.quantizer.learned, self.quantizer.full
+        limit = self._filter_limit(weight)
+        return quantize_signed(weight, limit, self.w_bits, learned=learned, full=full)
+
+    def filter_step(self, in_channels: int) -> torch.Tensor | None:
+        """Return the step of the active filter's levels, None in full precision.
+
+        (1,), or (out channels, 1, ...) where each one has its own.
+        """
+        if self.w_bits is None:
+            return None
+        limit = self._filter_limit(self.active_filter(in_channels))
+        return limit.clamp(min=SMALLEST_LIMIT) / n_levels(self.w_bits, signed=True)
+
+    def _filter_limit(self, weight: torch.Tensor) -> torch.Tensor:
         if self.quantizer.learned:
-            limit = self.weight_range.view(-1, *[1] * (weight.dim() - 1))
-            full = self.quantizer.full
-            return quantize_signed(weight, limit, self.w_bits, learned=True, full=full)
+            return self.weight_range.view(-1, *[1] * (weight.dim() - 1))
         most = weight.detach().abs().max().reshape(1)
-        limit = torch.where(self.weight_range > 0, self.weight_range, most)
-        return quantize_signed(weight, limit, self.w_bits)
+        return torch.where(self.weight_range > 0, self.weight_range, most)
 
     @torch.no_grad()
     def keep_ranges(self) -> None:

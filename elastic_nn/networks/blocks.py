@@ -29,6 +29,12 @@ class ConvLayer(nn.Module):
         self.bn = ElasticBatchNorm2d(conv.out_channels)
         self.activation = activation
 
+    def affine(self, in_channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what batch norm multiplies and adds with its running statistics, (C',) each."""
+        n = self.conv.active_filter(in_channels).size(0)
+        gain = self.bn.weight[:n] / torch.sqrt(self.bn.running_var[:n] + self.bn.eps)
+        return gain, self.bn.bias[:n] - self.bn.running_mean[:n] * gain
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, C, H, W) to (N, C', H', W')."""
         x = self.bn(self.conv(x))

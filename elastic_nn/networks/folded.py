@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from elastic_nn.modules import QuantizedLayer
+from elastic_nn.modules import Grid, QuantizedLayer
 from elastic_nn.modules.kernels import RELU6_CEILING
-from elastic_nn.modules.quantizers import SMALLEST_LIMIT, lowest_level, n_levels
 from elastic_nn.networks.blocks import ConvLayer
 from elastic_nn.networks.mobile_net import MobileNet
 
@@ -43,46 +42,33 @@ def fold(net: MobileNet) -> nn.Module:
     return nn.Sequential(*parts, _Head(net.classifier.linear)).eval()
 
 
-def _step(layer: QuantizedLayer) -> tuple[torch.Tensor, tuple[int, int]] | None:
-    """Return step, and lowest and largest level, of a layer's input, or None in full precision."""
-    if layer.a_bits is None:
-        return None
-    levels = n_levels(layer.a_bits, layer.signed_input)
-    lowest = lowest_level(layer.a_bits, layer.signed_input, layer.quantizer.full)
-    return layer.activation_range.clamp(min=SMALLEST_LIMIT) / levels, (lowest, levels)
-
-
 class _FoldedConv(nn.Module):
     """One layer; `reader` is the layer that alone reads its output, through a ReLU6."""
 
     def __init__(self, layer: ConvLayer, in_channels: int, reader: ConvLayer | None) -> None:
         super().__init__()
-        conv, bn = layer.conv, layer.bn
+        conv = layer.conv
         weight = conv.quantized_filter(in_channels)
-        n = weight.size(0)
-        gain = bn.weight[:n] / torch.sqrt(bn.running_var[:n] + bn.eps)
-        bias = bn.bias[:n] - bn.running_mean[:n] * gain
-        own, read = _step(conv), _step(reader.conv) if reader is not None else None
+        gain, bias = layer.affine(in_channels)
+        own, read = conv.input_grid(), reader.conv.input_grid() if reader is not None else None
         # An unsigned input was rounded by the layer that wrote it.
-        step, self.levels = own if own and conv.signed_input else (None, (0, 0))
-        self.register_buffer("step", step)
+        self.rounding = _Rounding(own if conv.signed_input else None)
         ceiling = RELU6_CEILING
         if read:
-            gain, bias = gain / read[0], bias / read[0]
-            ceiling = min(RELU6_CEILING / float(read[0]), float(read[1][1]))
+            gain, bias = gain / read.step, bias / read.step
+            ceiling = min(RELU6_CEILING / float(read.step), float(read.largest))
         if own:
-            weight = weight * own[0]
+            weight = weight * own.step
         weight = (weight * gain.view(-1, 1, 1, 1)).to(memory_format=torch.channels_last)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(bias.clone(), requires_grad=False)
         self.stride, self.padding = conv.stride, weight.size(-1) // 2
-        self.groups = n if conv.groups > 1 else 1
+        self.groups = weight.size(0) if conv.groups > 1 else 1
         self.ceiling = ceiling if reader is not None or layer.activation else None
         self.rounds = read is not None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.step is not None:
-            x = _round(x, self.step, self.levels)
+        x = self.rounding(x)
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
         if self.ceiling is not None:
             x.clamp_(0, self.ceiling)
@@ -104,20 +90,24 @@ class _Head(nn.Module):
 
     def __init__(self, linear: QuantizedLayer) -> None:
         super().__init__()
-        step, self.levels = _step(linear) or (None, (0, 0))
-        self.register_buffer("step", step)
+        grid = linear.input_grid()
+        self.rounding = _Rounding(grid)
         weight = linear.quantized_filter(linear.in_features)
-        weight = weight.clone() if step is None else weight * step
+        weight = weight * grid.step if grid else weight.clone()
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = nn.Parameter(linear.bias.clone(), requires_grad=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.mean((2, 3))
-        if self.step is not None:
-            x = _round(x, self.step, self.levels)
-        return F.linear(x, self.weight, self.bias)
+        return F.linear(self.rounding(x.mean((2, 3))), self.weight, self.bias)
 
 
-def _round(x: torch.Tensor, step: torch.Tensor, levels: tuple[int, int]) -> torch.Tensor:
-    """Return values in whole steps."""
-    return x.div(step).clamp_(*levels).round_()
+class _Rounding(nn.Module):
+    """Turns values into whole steps of a grid; without one it leaves them as they are."""
+
+    def __init__(self, grid: Grid | None) -> None:
+        super().__init__()
+        self.register_buffer("step", grid and grid.step)
+        self.levels = (grid.lowest, grid.largest) if grid else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.levels is None else x.div(self.step).clamp_(*self.levels).round_()

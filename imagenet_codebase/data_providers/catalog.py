@@ -8,6 +8,7 @@ from pathlib import Path
 from apq.checks import check_choice
 from apq.errors import ApqError
 from imagenet_codebase.data_providers import cifar10, digits, tree
+from imagenet_codebase.data_providers.normalization import IMAGENET, Normalization
 from imagenet_codebase.data_providers.provider import DataProvider
 from imagenet_codebase.data_providers.splits import OpenedSplits, Split, carve
 
@@ -25,13 +26,24 @@ class DatasetDefaults:
 
     A tenth, too, of a smaller copy, where this number would be more than half of them.
     """
+    normalization: Normalization
+    """What becomes of pixels before a network sees them."""
 
 
 DATASETS = {
-    "digits": DatasetDefaults(root=None, image_size=64, val_size=360),
-    "cifar10": DatasetDefaults(root=Path("dataset/cifar10"), image_size=64, val_size=5_000),
-    "imagenet": DatasetDefaults(root=Path("dataset/imagenet"), image_size=224, val_size=10_000),
-    "folder": DatasetDefaults(root=None, image_size=224, val_size=None),
+    "digits": DatasetDefaults(
+        root=None, image_size=64, val_size=360, normalization=digits.NORMALIZATION
+    ),
+    "cifar10": DatasetDefaults(
+        root=Path("dataset/cifar10"),
+        image_size=64,
+        val_size=5_000,
+        normalization=cifar10.NORMALIZATION,
+    ),
+    "imagenet": DatasetDefaults(
+        root=Path("dataset/imagenet"), image_size=224, val_size=10_000, normalization=IMAGENET
+    ),
+    "folder": DatasetDefaults(root=None, image_size=224, val_size=None, normalization=IMAGENET),
 }
 
 

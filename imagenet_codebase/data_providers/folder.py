@@ -11,11 +11,10 @@ from PIL import Image
 from torchvision.transforms import functional as TF
 
 from apq.streams import Stream
-from imagenet_codebase.data_providers.normalization import Normalization
+from imagenet_codebase.data_providers.normalization import IMAGENET
 from imagenet_codebase.data_providers.tree import ImageTree
 
 # Means and deviations of ImageNet's training images, as all of its published networks use them.
-NORMALIZATION = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 EVALUATION_RATIO = 256 / 224
 """Shorter side before the centre crop, relative to the crop."""
@@ -35,7 +34,7 @@ class FileSource:
 
     tree: ImageTree
     image_size: int
-    normalize = NORMALIZATION
+    normalize = IMAGENET
     in_memory = False
 
     @property

@@ -29,6 +29,10 @@ class Normalization:
         return values.contiguous().permute(0, 3, 1, 2)
 
 
+IMAGENET = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""Of ImageNet's training images, as all the field takes it."""
+
+
 @lru_cache(maxsize=16)
 def _scale_and_offset(
     normalize: Normalization, n_channels: int, width: int, device: torch.device

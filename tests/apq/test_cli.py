@@ -44,6 +44,7 @@ SURFACE = {
     "quant-aware": f"--exp_name --restart --nproc --randaugment {RECIPE} {DATA}",
     "test": """--nproc --exp_dir --image_size --lut --layers --batch_size --dataset --data_dir
         --data_image_size --n_workers --download""",
+    "export": "--exp_dir --out --overwrite",
     "lut": "--image_size --out --filter --limit",
     "supernet": f"""--out --init --teacher --distill --teacher_image_size --largest_epochs
         --elastic_epochs --quantized_epochs --optimizer --weight_decay --lr
