@@ -70,6 +70,13 @@ def make_parser(prog: str) -> cli.Parser:
         help="training images that each one's batch statistics are taken from; default %(default)s",
     )
     parser.add_argument(
+        "--n_draws",
+        type=cli.whole_number(1),
+        default=MeasuringSettings.n_draws,
+        metavar="N",
+        help="draws of them, over which an accuracy is the mean; default %(default)s",
+    )
+    parser.add_argument(
         "--n_val_images",
         type=cli.whole_number(0),
         default=MeasuringSettings.n_val_images,
@@ -111,6 +118,7 @@ def _collect(args: argparse.Namespace, device: torch.device) -> int:
     facts = {"supernet": supernet.name, "supernet_sha256": files.sha256(supernet)}
     settings = MeasuringSettings(
         n_bn_images=args.n_bn_images,
+        n_draws=args.n_draws,
         n_val_images=args.n_val_images,
         n_workers=args.n_workers,
         seed=args.seed,

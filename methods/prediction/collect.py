@@ -91,7 +91,7 @@ def collect(
         "image_size": data.image_size,
         "n_images": min(settings.n_val_images or math.inf, data.n_images("val")),
         "n_bn_images": settings.n_bn_images,
-        **_chosen(settings, data),
+        **_measured_how(settings, data),
         "seed": settings.seed,
         **{name: data.facts()[name] for name in IMAGE_DIGESTS},
     }
@@ -117,9 +117,14 @@ def collect(
     return finished
 
 
-def _chosen(settings: MeasuringSettings, data: DataProvider) -> dict[str, bool]:
-    """Return what tells pairs of some of the images from those once drawn for each subnet."""
-    return {"disputed": True} if 0 < settings.n_val_images < data.n_images("val") else {}
+def _measured_how(settings: MeasuringSettings, data: DataProvider) -> dict[str, Any]:
+    """Return facts that older files lack, where pairs are not measured as they always were."""
+    facts: dict[str, Any] = {}
+    if 0 < settings.n_val_images < data.n_images("val"):
+        facts["disputed"] = True  # once some were drawn for each subnet
+    if settings.n_draws > 1:
+        facts["n_draws"] = settings.n_draws
+    return facts
 
 
 def _open(

@@ -66,20 +66,25 @@ class Measurer:
 
     def top1(self, subnet: Subnet) -> float:
         """Return a subnet's accuracy, 0..1."""
+        draws = range(self._settings.n_draws)
         if self._disputed is None:
-            return float(self._right(subnet).mean())
-        return self._disputed.top1(self._right(subnet, self._disputed.positions))
+            return float(np.mean([self._right(subnet, draw).mean() for draw in draws]))
+        disputed = self._disputed
+        told = [disputed.top1(self._right(subnet, draw, disputed.positions)) for draw in draws]
+        return float(np.mean(told))
 
     def again(self, subnet: Subnet) -> tuple[float, float]:
         """Return its accuracy once more, and that on all images, both 0..1.
 
         Under the same batch statistics, which come from other images than those of `top1`.
         """
-        right = self._right(subnet, draw=1)
-        exact = float(right.mean())
+        n = self._settings.n_draws
+        rights = [self._right(subnet, draw) for draw in range(n, 2 * n)]
+        exact = float(np.mean(rights))
         if self._disputed is None:
             return exact, exact
-        return self._disputed.top1(right[self._disputed.positions]), exact
+        disputed = self._disputed
+        return float(np.mean([disputed.top1(r[disputed.positions]) for r in rights])), exact
 
     def sampling_noise(self) -> dict[str, float]:
         """Return, for each of `KINDS`, how far accuracies on all of these images stray, in points.
@@ -89,14 +94,12 @@ class Measurer:
         right = self._reference_margins > 0
         return {kind: sampling_noise(right[i :: len(KINDS)]) for i, kind in enumerate(KINDS)}
 
-    def _right(
-        self, subnet: Subnet, positions: np.ndarray | None = None, draw: int = 0
-    ) -> np.ndarray:
+    def _right(self, subnet: Subnet, draw: int, positions: np.ndarray | None = None) -> np.ndarray:
         """Return which validation images (of those at the positions) it recognises, bool."""
-        return self._margins(subnet, positions, draw) > 0
+        return self._margins(subnet, draw, positions) > 0
 
     def _margins(
-        self, subnet: Subnet, positions: np.ndarray | None = None, draw: int = 0
+        self, subnet: Subnet, draw: int = 0, positions: np.ndarray | None = None
     ) -> np.ndarray:
         # From the subnet, not from a count: the same images whatever was measured before.
         key = hashlib.sha256(subnet.to_json().encode()).digest()[:8]

@@ -22,6 +22,7 @@ MEASURED_ALIKE = (
     "image_size",
     "n_images",
     "n_bn_images",
+    "n_draws",
     "disputed",
     "own_images",  # of older files: drawn for each subnet
     "seed",

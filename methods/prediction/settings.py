@@ -31,6 +31,9 @@ class MeasuringSettings:
 
     n_bn_images: int = 512
     """Training images that its batch statistics are taken from."""
+    n_draws: int = 1
+    """Draws of them, over which its accuracy is the mean: with each one, images between two classes
+    fall to the other side, and more images to a draw change little."""
     n_val_images: int = 0
     """Validation images that it runs on, those that subnets disagree about; 0: all there are."""
     batch_size: int = 256
@@ -39,6 +42,6 @@ class MeasuringSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole(self, "batch_size", least=1)
+        check_whole(self, "batch_size", "n_draws", least=1)
         check_whole(self, "n_bn_images", least=2)
         check_whole(self, "n_val_images", "n_workers", "seed", least=0)

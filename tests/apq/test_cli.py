@@ -51,7 +51,7 @@ SURFACE = {
         --quantized_lr --batch_size --warmup_epochs --n_random --sandwich_every
         --small_image_size --compile --randaugment --restart --overwrite --nproc {DATA}""",
     "collect": f"""--supernet --out --n_full --n_quantized --n_searched
-        --acc_predictor_dir --n_bn_images --n_val_images --n_noise --nproc {DATA}""",
+        --acc_predictor_dir --n_bn_images --n_draws --n_val_images --n_noise --nproc {DATA}""",
     "predictor": """--pairs --searched --precise --out_dir --n_steps --lr --held_out --ensemble
         --study --overwrite""",
     "compare": f"--exp_names --n_random --direct --out --overwrite --nproc {RECIPE} {DATA}",

@@ -9,6 +9,7 @@ import torch
 from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.run_manager.measuring import measure
 from methods.prediction import images as module
+from methods.prediction.disputed import Disputed
 from methods.prediction.images import N_REFERENCES, Measurer, references, sampling_noise
 from methods.prediction.settings import MeasuringSettings
 
@@ -84,6 +85,28 @@ def test_each_subnet_has_training_images_of_its_own_whatever_came_before(
     assert all(len(one) == 10 for one in sets)
     # Of three subnets, another draw and another seed, no two are alike.
     assert len({*sets[:3], *sets[6:]}) == 5
+
+
+def test_an_accuracy_is_the_mean_over_draws(toy_data, net, subnets, monkeypatch, measurer):
+    asked = []
+
+    def margins_of(ready, images):
+        asked.append(frozenset(numbers_of(ready, toy_data, "train_unaugmented")))
+        n = sum(len(labels) for _, labels in images)
+        return torch.arange(n) - n + len(asked) - 0.5  # one image more each time
+
+    ready = lambda net, subnet, statistics: torch.cat(statistics)  # noqa: E731
+    monkeypatch.setattr(module, "ready_to_measure", ready)
+    monkeypatch.setattr(module, "margins_of", margins_of)
+    measured = measurer(n_bn_images=8, n_draws=3)
+    assert measured.top1(subnets[0]) == pytest.approx(np.mean([0, 1, 2]) / 12)
+    assert measured.again(subnets[0]) == pytest.approx((4 / 12, 4 / 12))
+    assert len(set(asked)) == 6
+    some = measurer(n_bn_images=8, n_draws=2, n_val_images=4)
+    some._disputed = Disputed(positions=np.arange(8, 12), n_rest=8, slope=0.0, level=0.5)
+    del asked[:]
+    assert some.top1(subnets[0]) == pytest.approx((4 + 0.5) / 12)
+    assert some.again(subnets[0]) == pytest.approx(((4 + 2.5) / 12, 2.5 / 12))
 
 
 def test_large_draws_come_from_twice_as_many_images(toy_data, subnets, seen, monkeypatch, measurer):

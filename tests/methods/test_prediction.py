@@ -312,6 +312,10 @@ def test_pairs_of_all_images_go_on_from_older_ones_and_those_of_some_do_not(
     assert "disputed" not in card
     files.write_json(card_path(path), {**card, "own_images": True})  # once noted of all files
     assert gather(net, toy_data, path, n_full=4)
+    with pytest.raises(ApqError, match="was measured with n_draws unknown, not 2"):
+        collect(
+            net, toy_data, path, [], {"supernet": "toy"}, replace(FEW_IMAGES, seed=5, n_draws=2)
+        )
     some = replace(FEW_IMAGES, seed=5, n_val_images=6)
     quotas, facts = random_quotas(net.space, 1, 0, 5), {"supernet": "toy"}
     with pytest.raises(ApqError, match="was measured with n_images 12, not 6"):
