@@ -144,7 +144,7 @@ def _add_engine(parser: cli.Parser) -> None:
         help="end after so many steps (generations) without improvement; 0: never",
     )
     evolution = {
-        "population": cli.whole_number(4, MAX_POPULATION),
+        "population": cli.whole_number(2, MAX_POPULATION),
         "generations": cli.whole_number(1),
         "mutation_prob": cli.positive_number,
     }
