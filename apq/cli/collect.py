@@ -167,12 +167,12 @@ def _tell_searched(path: Path) -> None:
 def _tell(path: Path) -> None:
     """Print where the pairs are, and what is known of their noise."""
     card = read_card(path)
+    sources = "from the images of its batch statistics"
+    if card.get("disputed"):
+        sources += ", and from those left out"
     for kind, words in KINDS.items():
         if (points := figure_of(card, NOISE, kind)) is not None:
-            print(
-                f"noise {words}: {points:.2f} points (standard deviation), from batch statistics "
-                f"and from the images left out"
-            )
+            print(f"noise {words}: {points:.2f} points (standard deviation), {sources}")
         if (points := figure_of(card, SAMPLING_NOISE, kind)) is not None:
             print(
                 f"noise {words} on all validation images: {points:.2f} points, as they are a "

@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     dataset = trained.facts.get("dataset", "imagenet")
     defaults = DATASETS.get(dataset, DATASETS["folder"])
     size = trained.facts.get("image_size", defaults.image_size)
-    facts = {"dataset": dataset, "class_names": trained.facts.get("class_names", [])}
+    facts = {"dataset": dataset, "weights_sha256": files.sha256(experiment.best_checkpoint)}
+    if names := trained.facts.get("class_names"):
+        facts["class_names"] = names
     pixels = defaults.normalization
     content = to_onnx(trained.net, size, pixels.mean, pixels.std, facts).SerializeToString()
     files.write_bytes(out, content)

@@ -4,7 +4,7 @@ from elastic_nn.modules.layers import (
     ElasticBatchNorm2d,
     ElasticConv2d,
     ElasticDepthwiseConv2d,
-    Grid,
+    InputLevels,
     QuantizedLayer,
     QuantizedLinear,
 )
@@ -13,7 +13,7 @@ __all__ = [
     "ElasticBatchNorm2d",
     "ElasticConv2d",
     "ElasticDepthwiseConv2d",
-    "Grid",
+    "InputLevels",
     "QuantizedLayer",
     "QuantizedLinear",
 ]

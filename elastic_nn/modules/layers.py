@@ -29,7 +29,7 @@ LEAST_SHARE = 0.125
 
 
 @dataclass(frozen=True)
-class Grid:
+class InputLevels:
     """The levels that values are rounded to: whole steps from the lowest to the largest."""
 
     step: torch.Tensor
@@ -89,13 +89,15 @@ class QuantizedLayer(nn.Module):
             return F.relu6(x, inplace=True)
         return quantize_relu6(x, self.activation_range, self.a_bits, learned)
 
-    def input_grid(self) -> Grid | None:
+    def input_levels(self) -> InputLevels | None:
         """Return the levels of the input, or None in full precision."""
         if self.a_bits is None:
             return None
         largest = n_levels(self.a_bits, self.signed_input)
         lowest = lowest_level(self.a_bits, self.signed_input, self.quantizer.full)
-        return Grid(self.activation_range.clamp(min=SMALLEST_LIMIT) / largest, lowest, largest)
+        return InputLevels(
+            self.activation_range.clamp(min=SMALLEST_LIMIT) / largest, lowest, largest
+        )
 
     def quantized_filter(self, in_channels: int) -> torch.Tensor:
         """Return the active filter as the accelerator would see it."""

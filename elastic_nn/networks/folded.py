@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from elastic_nn.modules import Grid, QuantizedLayer
+from elastic_nn.modules import InputLevels, QuantizedLayer
 from elastic_nn.modules.kernels import RELU6_CEILING
 from elastic_nn.networks.blocks import ConvLayer
 from elastic_nn.networks.mobile_net import MobileNet
@@ -50,7 +50,7 @@ class _FoldedConv(nn.Module):
         conv = layer.conv
         weight = conv.quantized_filter(in_channels)
         gain, bias = layer.affine(in_channels)
-        own, read = conv.input_grid(), reader.conv.input_grid() if reader is not None else None
+        own, read = conv.input_levels(), reader.conv.input_levels() if reader is not None else None
         # An unsigned input was rounded by the layer that wrote it.
         self.rounding = _Rounding(own if conv.signed_input else None)
         ceiling = RELU6_CEILING
@@ -90,7 +90,7 @@ class _Head(nn.Module):
 
     def __init__(self, linear: QuantizedLayer) -> None:
         super().__init__()
-        grid = linear.input_grid()
+        grid = linear.input_levels()
         self.rounding = _Rounding(grid)
         weight = linear.quantized_filter(linear.in_features)
         weight = weight * grid.step if grid else weight.clone()
@@ -104,7 +104,7 @@ class _Head(nn.Module):
 class _Rounding(nn.Module):
     """Turns values into whole steps of a grid; without one it leaves them as they are."""
 
-    def __init__(self, grid: Grid | None) -> None:
+    def __init__(self, grid: InputLevels | None) -> None:
         super().__init__()
         self.register_buffer("step", grid and grid.step)
         self.levels = (grid.lowest, grid.largest) if grid else None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OPSET, IR_VERSION = 13, 8
 INPUT, OUTPUT = "pixels", "logits"
+SMALLEST_STEP = 1e-30  # a product of two steps is to be above zero
 LARGEST_BIAS = 2.0**30  # in steps of a sum of products, which are 32 bits wide
 
 
@@ -149,7 +150,7 @@ def _classifier(graph: _Graph, linear: QuantizedLayer, x: str) -> None:
 
 def _input(graph: _Graph, name: str, layer: QuantizedLayer, x: str) -> str:
     """Add what a layer does to its input: ReLU6 where it has no sign, and rounding to levels."""
-    grid = layer.input_grid()
+    grid = layer.input_levels()
     if grid is None:
         return x if layer.signed_input else _clipped(graph, f"{name}.x", x, 0.0, RELU6_CEILING)
     step, lowest, largest = float(grid.step), grid.lowest, grid.largest
@@ -184,14 +185,14 @@ def _weights(
     # Steps above zero, where the bits allow it: runtimes may take others for mistakes. The lowest
     # level of a full grid has no opposite.
     lowest = -n_levels(layer.w_bits, signed=True)
-    turned = (steps < 0) & (levels.flatten(1).amin(1) >= lowest)
+    turned = torch.signbit(steps) & (levels.flatten(1).amin(1) >= lowest)
     levels[turned] *= -1
     steps[turned] *= -1
-    grid = layer.input_grid()
+    grid = layer.input_levels()
     # A channel that hardly counts beside its bias would have that run over: its steps are widened.
     least = bias.abs() / (LARGEST_BIAS * grid.step) if grid else torch.zeros_like(bias)
     wide = torch.copysign(torch.maximum(steps.abs(), least), steps)
-    wide[wide == 0] = 1
+    wide[wide.abs() < SMALLEST_STEP] = 1  # its levels are as good as zeros
     levels = (levels * (steps / wide).view(per_channel)).round()
     weight = _dequantized(graph, f"{name}.weight", levels.to(torch.int8), wide)
     if grid is None:

@@ -14,8 +14,6 @@ from apq.streams import Stream
 from imagenet_codebase.data_providers.normalization import IMAGENET
 from imagenet_codebase.data_providers.tree import ImageTree
 
-# Means and deviations of ImageNet's training images, as all of its published networks use them.
-
 EVALUATION_RATIO = 256 / 224
 """Shorter side before the centre crop, relative to the crop."""
 CROP_SHARES = (0.08, 1.0)

@@ -55,7 +55,9 @@ def phases(settings: SupernetSettings) -> list[Phase]:
             "largest",
             settings.largest_epochs,
             settings.lr,
-            {"elastic": False, **_small(settings, settings.largest_epochs)},
+            # A run without them noted none here when this phase never had any.
+            {"elastic": False}
+            | (_small(settings, settings.largest_epochs) if settings.small_image_size else {}),
         ),
         (
             "elastic",

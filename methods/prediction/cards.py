@@ -10,8 +10,8 @@ from __future__ import annotations
 KINDS = {"full": "in full precision", "quantized": "quantized"}
 """Kinds of subnets as cards name them, and as messages do."""
 NOISE = "noise_points"
-"""For each of `KINDS`, how far measurements stray that take other batch statistics, on all of the
-split's images."""
+"""For each of `KINDS`, how far measurements stray that take other batch statistics and run all of
+the split's images. (In older files: that take other images of the split.)"""
 SAMPLING_NOISE = "sampling_noise_points"
 """How far those on all of the split (a draw of it, where it is large) stray from those on all
 images like them."""

@@ -91,7 +91,9 @@ def collect(
         "image_size": data.image_size,
         "n_images": min(settings.n_val_images or math.inf, data.n_images("val")),
         "n_bn_images": settings.n_bn_images,
-        **_measured_how(settings, data),
+        "n_draws": settings.n_draws,
+        "disputed": 0 < settings.n_val_images < data.n_images("val"),
+        "own_images": True,  # for batch statistics; once all subnets shared theirs
         "seed": settings.seed,
         **{name: data.facts()[name] for name in IMAGE_DIGESTS},
     }
@@ -115,16 +117,6 @@ def collect(
         if log:
             _finish(log, quotas, new, noise, card, (time.perf_counter() - started) / 60)
     return finished
-
-
-def _measured_how(settings: MeasuringSettings, data: DataProvider) -> dict[str, Any]:
-    """Return facts that older files lack, where pairs are not measured as they always were."""
-    facts: dict[str, Any] = {}
-    if 0 < settings.n_val_images < data.n_images("val"):
-        facts["disputed"] = True  # once some were drawn for each subnet
-    if settings.n_draws > 1:
-        facts["n_draws"] = settings.n_draws
-    return facts
 
 
 def _open(

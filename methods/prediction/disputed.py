@@ -35,7 +35,8 @@ class Disputed:
         shares, others = right[:, positions].mean(axis=1), right[:, rest].mean(axis=1)
         slope = 0.0
         if np.ptp(shares):
-            slope = float(np.cov(shares, others, bias=True)[0, 1] / shares.var())
+            # Who knows more of these never knows less of the rest; few images may say otherwise.
+            slope = max(0.0, float(np.cov(shares, others, bias=True)[0, 1] / shares.var()))
         level = float(others.mean() - slope * shares.mean())
         return cls(positions=positions, n_rest=len(rest), slope=slope, level=level)
 

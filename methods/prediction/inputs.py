@@ -13,7 +13,7 @@ from apq.paths import find_model
 from apq.provenance import read_card
 from apq.subnet import Subnet
 from methods.prediction.cards import LAST_ROUND
-from methods.prediction.pairs import precise_path, read_pairs, searched_path, split_pairs
+from methods.prediction.pairs import fact_of, precise_path, read_pairs, searched_path, split_pairs
 
 MIN_SEARCHED = 5
 MEASURED_ALIKE = (
@@ -24,7 +24,7 @@ MEASURED_ALIKE = (
     "n_bn_images",
     "n_draws",
     "disputed",
-    "own_images",  # of older files: drawn for each subnet
+    "own_images",
     "seed",
 )
 # A precise accuracy is of the same thing, measured with more images.
@@ -106,7 +106,7 @@ def _read_alike(path: Path, pairs: Path, facts: Sequence[str]) -> dict[Subnet, f
     """
     read, cards = read_pairs(path), (read_card(path), read_card(pairs))
     for name in facts:
-        own, other = (card.get(name, "unknown") for card in cards)
+        own, other = (fact_of(card, name) for card in cards)
         if own != other:
             raise ApqError(
                 f"{path} was measured with {name} {own}, {pairs} with {other}: measure one of "

@@ -22,6 +22,8 @@ from apq.subnet import Subnet
 NONE: Mapping[str, Any] = MappingProxyType({})
 IMAGE_DIGESTS = ("train_images", "val_images")
 """Facts that tell one folder's images from another's; files of older versions lack them."""
+ALWAYS_SO = {"n_draws": 1, "disputed": False}
+"""Facts that files of older versions do not tell, since there was nothing else."""
 
 
 def read_pairs(path: str | Path, space: SearchSpace = PAPER_SPACE) -> dict[Subnet, float]:
@@ -58,6 +60,11 @@ def searched_path(path: Path) -> Path:
 def precise_path(path: Path) -> Path:
     """Return where some of the subnets of `path` lie, measured more precisely."""
     return path.with_name(f"{path.stem}-precise{path.suffix}")
+
+
+def fact_of(card: Mapping[str, Any], name: str) -> Any:
+    """Return what a card says of how pairs were measured; "unknown" where it does not."""
+    return card.get(name, ALWAYS_SO.get(name, "unknown"))
 
 
 def split_pairs(
@@ -135,10 +142,10 @@ class PairLog:
         for name, value in self.facts.items():
             if name not in known and name in IMAGE_DIGESTS:
                 continue
-            if known.get(name) != value:
+            if (was := fact_of(known, name)) != value:
                 raise ApqError(
-                    f"{path} was measured with {name} {known.get(name, 'unknown')}, not {value}: "
-                    f"choose another --out, or remove the file"
+                    f"{path} was measured with {name} {was}, not {value}: choose another --out, or "
+                    f"remove the file"
                 )
 
     def _read_log(self, lines: list[str], space: SearchSpace) -> None:

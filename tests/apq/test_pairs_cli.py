@@ -30,6 +30,7 @@ def test_collect_measures_random_and_searched_subnets(home, call, monkeypatch):
             "--n_quantized=1",
             "--n_val_images=16",
             "--n_bn_images=16",
+            "--n_draws=2",
             "--n_noise=0",
             f"--n_searched={n_searched}",
         )
@@ -55,6 +56,7 @@ def test_collect_measures_random_and_searched_subnets(home, call, monkeypatch):
         assert read_card(path)[name] == card[name]
     for name in ("supernet_sha256", "n_bn_images", "n_images", "dataset"):
         assert read_card(path)[name] == read_card(home / "models" / "pairs.json")[name]
+    assert read_card(path)["n_draws"] == 2
 
 
 @pytest.mark.parametrize(

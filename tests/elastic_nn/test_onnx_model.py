@@ -95,7 +95,7 @@ def assert_layer_is(layer, in_channels, name, before, values):
     # Not all: a value on the edge between two levels may take either.
     close = torch.isclose(given, read, atol=1e-6, rtol=1e-6)
     assert close.float().mean() > 0.999, name
-    weight, grid = layer.conv.quantized_filter(in_channels), layer.conv.input_grid()
+    weight, grid = layer.conv.quantized_filter(in_channels), layer.conv.input_levels()
     groups = in_channels if layer.conv.groups > 1 else 1
     margin = weight.size(-1) // 2
     wanted = layer.bn(F.conv2d(given, weight, None, layer.conv.stride, margin, groups=groups))
@@ -135,7 +135,7 @@ def test_every_layer_computes_what_ours_does(make, pixels, quantizer):
         torch.testing.assert_close(
             values["classifier.x"], linear.quantized_input(features), atol=1e-6, rtol=1e-5
         )
-        step = linear.filter_step(linear.in_features), linear.input_grid()
+        step = linear.filter_step(linear.in_features), linear.input_levels()
         off = 1e-5 if step[0] is None else 0.5 * float(step[0].max() * step[1].step) + 1e-5
         wanted = F.linear(
             values["classifier.x"], linear.quantized_filter(linear.in_features), linear.bias

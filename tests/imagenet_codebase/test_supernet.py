@@ -41,6 +41,11 @@ def test_each_phase_runs_what_the_settings_say_of_it():
     assert third.sandwich == SandwichSettings(**common, quantized_share=0.4)
 
 
+def test_without_small_images_the_first_phase_notes_none():
+    first, *_ = phases(SupernetSettings())
+    assert first.sandwich.small_epochs == 0  # as runs did that began when it never had any
+
+
 @pytest.fixture
 def train(tiny_space, toy_data, tmp_path):
     """The function that trains a supernet through one epoch of one phase."""

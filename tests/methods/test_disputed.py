@@ -31,6 +31,19 @@ def test_where_the_others_are_all_alike_the_rest_is_as_they_know_it():
     assert disputed.top1(np.array([False])) == pytest.approx(0.5)
 
 
+def test_few_subnets_that_agree_by_chance_do_not_settle_an_image():
+    # The third is the surest by far, but for how little its margins differ.
+    margins = np.array([[2.0, 3.0, 0.3], [-1.0, 2.9, 0.301]])
+    assert Disputed.choose(margins, margins > 0, 2).positions.tolist() == [0, 2]
+
+
+def test_who_knows_more_of_these_is_never_told_to_know_less():
+    margins = np.array([[1.0, 5.0, 5.0], [-1.0, 5.0, 5.0]])
+    disputed = Disputed.choose(margins, np.array([[1, 0, 0], [0, 1, 1]], dtype=bool), 1)
+    assert disputed.slope == 0
+    assert disputed.top1(np.array([True])) > disputed.top1(np.array([False]))
+
+
 def test_no_accuracy_is_beyond_all_or_none_of_the_rest():
     # Steeper than anything: the rest is all known once two of three of these are.
     margins = np.array([[1.0, 1.0, 1.0, 9.0], [-1.0, -1.0, -1.0, 9.0]])

@@ -14,6 +14,8 @@ FACTS = {
     "image_size": 64,
     "n_images": 100,
     "n_bn_images": 50,
+    "n_draws": 2,
+    "disputed": True,
     "own_images": True,
     "seed": 0,
 }
@@ -45,3 +47,15 @@ def test_pairs_measured_otherwise_are_refused(name, tmp_path):
             read_inputs(path)
     else:
         assert read_inputs(path).precise == PAIRS
+
+
+def test_what_older_files_do_not_tell_was_always_so(tmp_path):
+    path = tmp_path / "pairs.json"
+    write(path, n_draws=1, disputed=False)
+    older = {name: value for name, value in FACTS.items() if name not in ("n_draws", "disputed")}
+    write_pairs(searched_path(path), PAIRS)
+    write_card(searched_path(path), **older)
+    assert read_inputs(path).searched == PAIRS
+    write(path)
+    with pytest.raises(ApqError, match=r"searched.json was measured with n_draws 1, .* with 2"):
+        read_inputs(path)

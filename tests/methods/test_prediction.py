@@ -309,10 +309,10 @@ def test_pairs_of_all_images_go_on_from_older_ones_and_those_of_some_do_not(
     path = tmp_path / "pairs.json"
     gather(net, toy_data, path)
     card = read_card(path)
-    assert "disputed" not in card
-    files.write_json(card_path(path), {**card, "own_images": True})  # once noted of all files
+    older = {name: card[name] for name in card if name not in ("n_draws", "disputed")}
+    files.write_json(card_path(path), older)
     assert gather(net, toy_data, path, n_full=4)
-    with pytest.raises(ApqError, match="was measured with n_draws unknown, not 2"):
+    with pytest.raises(ApqError, match="was measured with n_draws 1, not 2"):
         collect(
             net, toy_data, path, [], {"supernet": "toy"}, replace(FEW_IMAGES, seed=5, n_draws=2)
         )
@@ -324,7 +324,11 @@ def test_pairs_of_all_images_go_on_from_older_ones_and_those_of_some_do_not(
     assert collect(net, toy_data, path, quotas, facts, some)
     card = read_card(path)
     assert card["disputed"] is True
-    del card["disputed"]
-    files.write_json(card_path(path), {**card, "own_images": True})  # drawn for each subnet then
-    with pytest.raises(ApqError, match="was measured with disputed unknown, not True"):
+    del card["disputed"]  # drawn for each subnet then
+    files.write_json(card_path(path), card)
+    with pytest.raises(ApqError, match="was measured with disputed False, not True"):
+        collect(net, toy_data, path, quotas, facts, some)
+    path.unlink()
+    assert collect(net, toy_data, path, quotas, facts, replace(some, n_draws=2))
+    with pytest.raises(ApqError, match="was measured with n_draws 2, not 1"):
         collect(net, toy_data, path, quotas, facts, some)
