@@ -21,7 +21,7 @@ from apq.cli.tables import format_table
 from apq.space import PAPER_SPACE
 from elastic_nn.networks import OnceForAllNet
 from imagenet_codebase.run_manager.evaluate import evaluate
-from imagenet_codebase.run_manager.measuring import measure
+from imagenet_codebase.run_manager.measuring import ready_to_measure
 from utils.allocator import keep_freed_memory
 
 BATCH = 256
@@ -69,9 +69,9 @@ def main() -> None:
         row = {
             "plain": seconds(plain),
             "full precision": seconds(
-                lambda s=subnet: measure(supernet, s.full_precision(), bn, val)
+                lambda s=subnet: evaluate(ready_to_measure(supernet, s.full_precision(), bn), val)
             ),
-            "quantized": seconds(lambda s=subnet: measure(supernet, s, bn, val)),
+            "quantized": seconds(lambda s=subnet: evaluate(ready_to_measure(supernet, s, bn), val)),
         }
         if i:  # the first calls are slow
             for name, value in row.items():

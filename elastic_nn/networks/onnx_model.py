@@ -17,7 +17,7 @@ from apq import __version__
 from apq.errors import ApqError
 from elastic_nn.modules import QuantizedLayer
 from elastic_nn.modules.kernels import RELU6_CEILING
-from elastic_nn.modules.quantizers import n_levels
+from elastic_nn.modules.quantizers import lowest_level
 from elastic_nn.networks.blocks import ConvLayer
 from elastic_nn.networks.mobile_net import MobileNet
 
@@ -184,7 +184,7 @@ def _weights(
     levels, steps = weight.div(step).round(), step.flatten() * gain
     # Steps above zero, where the bits allow it: runtimes may take others for mistakes. The lowest
     # level of a full grid has no opposite.
-    lowest = -n_levels(layer.w_bits, signed=True)
+    lowest = lowest_level(layer.w_bits, signed=True)
     turned = torch.signbit(steps) & (levels.flatten(1).amin(1) >= lowest)
     levels[turned] *= -1
     steps[turned] *= -1

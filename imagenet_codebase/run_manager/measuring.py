@@ -12,7 +12,7 @@ from apq.subnet import Subnet, largest, smallest
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.folded import fold
 from imagenet_codebase.data_providers import DataProvider
-from imagenet_codebase.run_manager.evaluate import Accuracy, evaluate, evaluate_split
+from imagenet_codebase.run_manager.evaluate import evaluate_split
 from utils.devices import to_device
 
 BN_BATCH_SIZE = 256
@@ -44,16 +44,6 @@ def bn_batches(
 def with_variance(batches: list[torch.Tensor]) -> list[torch.Tensor]:
     """Return the batches (B, ...) without a last one of a single image, where there are others."""
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
-
-
-def measure(
-    net: OnceForAllNet,
-    subnet: Subnet,
-    bn_batches: Iterable[torch.Tensor],
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-) -> Accuracy:
-    """Return a subnet's accuracy with the supernet's weights and batch statistics of its own."""
-    return evaluate(ready_to_measure(net, subnet, bn_batches), batches)
 
 
 def ready_to_measure(

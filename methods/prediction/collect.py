@@ -92,7 +92,7 @@ def collect(
         "n_images": min(settings.n_val_images or math.inf, data.n_images("val")),
         "n_bn_images": settings.n_bn_images,
         "n_draws": settings.n_draws,
-        "disputed": 0 < settings.n_val_images < data.n_images("val"),
+        "disputed": settings.leaves_out(data.n_images("val")),
         "own_images": True,  # for batch statistics; once all subnets shared theirs
         "seed": settings.seed,
         **{name: data.facts()[name] for name in IMAGE_DIGESTS},

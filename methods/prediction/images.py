@@ -38,6 +38,7 @@ Twice as many as one subnet takes, where that is more and the split has them."""
 N_REFERENCES = 12
 """Subnets of each of `KINDS` that are measured on every image; the first ones of each show which
 images are disputed, every third how the others go with them."""
+ALL = slice(None)
 
 
 class Measurer:
@@ -53,7 +54,7 @@ class Measurer:
         self._device = next(net.parameters()).device
         self._train = self._keep("train_unaugmented", settings.n_bn_images)
         self._val = self._disputed = None
-        if 0 < settings.n_val_images < data.n_images("val"):
+        if settings.leaves_out(data.n_images("val")):
             self._val = self._keep("val", settings.n_val_images)
             margins, fits = self._reference_margins, np.arange(2 * N_REFERENCES) % 6 > 3
             self._disputed = Disputed.choose(
@@ -67,11 +68,8 @@ class Measurer:
     def top1(self, subnet: Subnet) -> float:
         """Return a subnet's accuracy, 0..1."""
         draws = range(self._settings.n_draws)
-        if self._disputed is None:
-            return float(np.mean([self._right(subnet, draw).mean() for draw in draws]))
-        disputed = self._disputed
-        told = [disputed.top1(self._right(subnet, draw, disputed.positions)) for draw in draws]
-        return float(np.mean(told))
+        rights = [self._margins(subnet, draw, self._positions) > 0 for draw in draws]
+        return float(np.mean([self._told_by(right) for right in rights]))
 
     def again(self, subnet: Subnet) -> tuple[float, float]:
         """Return its accuracy once more, and that on all images, both 0..1.
@@ -79,12 +77,9 @@ class Measurer:
         Under the same batch statistics, which come from other images than those of `top1`.
         """
         n = self._settings.n_draws
-        rights = [self._right(subnet, draw) for draw in range(n, 2 * n)]
-        exact = float(np.mean(rights))
-        if self._disputed is None:
-            return exact, exact
-        disputed = self._disputed
-        return float(np.mean([disputed.top1(r[disputed.positions]) for r in rights])), exact
+        rights = [self._margins(subnet, draw) > 0 for draw in range(n, 2 * n)]
+        told = [self._told_by(right[self._positions]) for right in rights]
+        return float(np.mean(told)), float(np.mean(rights))
 
     def sampling_noise(self) -> dict[str, float]:
         """Return, for each of `KINDS`, how far accuracies on all of these images stray, in points.
@@ -94,13 +89,19 @@ class Measurer:
         right = self._reference_margins > 0
         return {kind: sampling_noise(right[i :: len(KINDS)]) for i, kind in enumerate(KINDS)}
 
-    def _right(self, subnet: Subnet, draw: int, positions: np.ndarray | None = None) -> np.ndarray:
-        """Return which validation images (of those at the positions) it recognises, bool."""
-        return self._margins(subnet, draw, positions) > 0
+    @property
+    def _positions(self) -> np.ndarray | slice:
+        """Where the validation images stand that `top1` runs."""
+        return self._disputed.positions if self._disputed else ALL
+
+    def _told_by(self, right: np.ndarray) -> float:
+        """Return the accuracy on all images by which of those at `_positions` are recognised."""
+        return self._disputed.top1(right) if self._disputed else float(right.mean())
 
     def _margins(
-        self, subnet: Subnet, draw: int = 0, positions: np.ndarray | None = None
+        self, subnet: Subnet, draw: int = 0, positions: np.ndarray | slice = ALL
     ) -> np.ndarray:
+        """Return how surely a subnet recognises the validation images at the positions."""
         # From the subnet, not from a count: the same images whatever was measured before.
         key = hashlib.sha256(subnet.to_json().encode()).digest()[:8]
         rng = np.random.default_rng([self._settings.seed, draw, int.from_bytes(key, "big")])
@@ -114,16 +115,15 @@ class Measurer:
         return with_variance([to_device(images, self._device) for images, _ in batches])
 
     def _val_images(
-        self, positions: np.ndarray | None
+        self, positions: np.ndarray | slice
     ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-        """Return batches of validation images, of all there are without positions, and labels."""
+        """Return batches of the validation images at the positions, and labels."""
         batch_size = self._settings.batch_size
         if self._val is None:
             n_workers = self._settings.n_workers
             return self._data.loader("val", batch_size, n_workers, device=self._device)
-        if positions is None:
-            positions = np.arange(len(self._val))
-        return self._val.batches(positions, batch_size, self._device)
+        numbers = np.arange(len(self._val))[positions]
+        return self._val.batches(numbers, batch_size, self._device)
 
     @cached_property
     def _reference_margins(self) -> np.ndarray:

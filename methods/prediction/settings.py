@@ -45,3 +45,7 @@ class MeasuringSettings:
         check_whole(self, "batch_size", "n_draws", least=1)
         check_whole(self, "n_bn_images", least=2)
         check_whole(self, "n_val_images", "n_workers", "seed", least=0)
+
+    def leaves_out(self, n_images: int) -> bool:
+        """Whether some of so many validation images are not run."""
+        return 0 < self.n_val_images < n_images

@@ -16,7 +16,7 @@ from imagenet_codebase.run_manager import finetune as module
 from imagenet_codebase.run_manager.classes import check_classes
 from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.finetune import finetune, load_trained, starting_network
-from imagenet_codebase.run_manager.measuring import bn_batches, measure
+from imagenet_codebase.run_manager.measuring import bn_batches, ready_to_measure
 from imagenet_codebase.run_manager.recipes import RECIPES, FinetuneSettings
 from imagenet_codebase.run_manager.teacher import Teacher, read_teacher
 from imagenet_codebase.run_manager.trainer import Trainer
@@ -334,7 +334,10 @@ def test_measuring_leaves_the_supernet_alone_and_repeats(tiny_space, toy_data):
     assert [len(batch) for batch in statistics] == [8, 8]
     before = {k: v.clone() for k, v in net.state_dict().items()}
     subnet: Subnet = smallest(tiny_space).with_bits(4)
-    first, second = (measure(net, subnet, statistics, toy_data.loader("val", 8)) for _ in range(2))
+    first, second = (
+        evaluate(ready_to_measure(net, subnet, statistics), toy_data.loader("val", 8))
+        for _ in range(2)
+    )
     assert first == second
     assert first.n_images == 12
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())

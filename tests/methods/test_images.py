@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from elastic_nn.networks import OnceForAllNet
-from imagenet_codebase.run_manager.measuring import measure
+from imagenet_codebase.run_manager.evaluate import evaluate
+from imagenet_codebase.run_manager.measuring import ready_to_measure
 from methods.prediction import images as module
 from methods.prediction.disputed import Disputed
 from methods.prediction.images import N_REFERENCES, Measurer, references, sampling_noise
@@ -225,5 +226,6 @@ def test_it_measures_the_subnet_asked_for(net, toy_data, subnets, measurer):
     measured = measurer(n_bn_images=24)
     statistics = [toy_data.train_unaugmented.batch(range(24))[0]]
     for subnet in subnets:
-        wanted = measure(net, subnet, statistics, toy_data.loader("val", 12)).top1
+        ready = ready_to_measure(net, subnet, statistics)
+        wanted = evaluate(ready, toy_data.loader("val", 12)).top1
         assert measured.top1(subnet) == pytest.approx(wanted)
