@@ -33,8 +33,8 @@ setup(
         "numpy>=1.26",
         "progress>=1.6",
         "pyyaml>=6",  # --config files
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.13",
+        "torchvision>=0.28",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -43,15 +43,16 @@ def deferred_interrupt(told: bool = True) -> Iterator[Interruption]:
 def sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM, which schedulers send before they kill, end the work as Ctrl-C does.
 
-    What there is gets saved then. One of several processes is left as it is: torchrun ends it when
-    others are lost, with whom it would have to finish its step.
+    What there is gets saved then, and a launcher stops its processes by Ctrl-C. One of several
+    processes is left as it is: it is ended so when others are lost, with whom it would have to
+    finish its step.
     """
 
     def on_signal(number: int, frame: Any) -> None:
         on_interrupt = signal.getsignal(signal.SIGINT)
         if not callable(on_interrupt):  # Ctrl-C is ignored, as in the background of a script
             raise KeyboardInterrupt
-        on_interrupt(number, frame)
+        on_interrupt(signal.SIGINT, frame)
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         yield

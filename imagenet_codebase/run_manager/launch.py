@@ -49,6 +49,8 @@ def relaunch(n_processes: int | None, device: str, again: str = "the same comman
         max_restarts=0,
         monitor_interval=0.1,
         shutdown_timeout=SHUTDOWN_S,
+        # Not SIGTERM, which the command takes as Ctrl-C: the processes stop after their step then.
+        signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
         logs_specs=DefaultLogsSpecs(log_dir=logs.name),
     )
     try:
