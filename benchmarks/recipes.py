@@ -2,11 +2,12 @@
 
 python -m benchmarks.recipes --data_dir DIR --exp_names A,B --out FILE.csv [--only w4a4]
     [--dataset cifar10] [--n_epochs 1] [--epoch_images 15000] [--batch_size 64] [--seeds 3]
-    [--first N] [--folder DIR]
+    [--rows N,N,...] [--folder DIR]
 
 Every variant finetunes the subnets of the experiments (`searched`) and the same architectures with
 4 bits everywhere (`w4a4`), or one of these kinds only; `full precision` is an architecture without
-quantization. `--first 3` leaves out what the best recipe is made of. Goes on where it was stopped.
+quantization. `--rows` picks variants by their place in the table, from 0. Goes on where it was
+stopped.
 The figures are test accuracies: mean and standard deviation over the seeds.
 `torchrun --nproc_per_node=2 -m benchmarks.recipes ...` shares the work.
 """
@@ -88,10 +89,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epoch_images", type=int, default=15_000)
     parser.add_argument("--batch_size", type=int, default=64, help="images a step of each process")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--first", type=int, metavar="N", help="only the first N variants")
+    parser.add_argument("--rows", type=_rows, help="places of the variants to run, from 0")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folder", type=Path, help="what was measured so far; default OUT.run")
     return parser.parse_args()
+
+
+def _rows(text: str) -> list[int]:
+    rows = [int(row) for row in text.split(",")]
+    if not all(0 <= row < len(VARIANTS) for row in rows):
+        raise ValueError
+    return rows
 
 
 def run(args: argparse.Namespace, device: torch.device) -> None:
@@ -100,10 +108,11 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
     supernet = find_supernet(args.supernet, data.name)
     folder = args.folder or run_folder(args.out)
     todo = subnets(args.exp_names, args.only)
-    variants = dict(list(VARIANTS.items())[: args.first])
+    numbered = [*enumerate(VARIANTS.items())]
+    variants = [numbered[row] for row in args.rows] if args.rows else numbered
     results: dict[tuple[str, str], list[float]] = {}
     for seed in range(args.seeds):
-        for number, (variant, options) in enumerate(variants.items()):
+        for number, (variant, options) in variants:
             settings = FinetuneSettings(
                 **options,
                 n_epochs=args.n_epochs,
@@ -132,7 +141,7 @@ def run(args: argparse.Namespace, device: torch.device) -> None:
             variant,
             *(f"{np.mean(v):.2f} ± {np.std(v):.2f}" for v in (results[variant, n] for n in todo)),
         )
-        for variant in variants
+        for _, (variant, _) in variants
     ]
     print(format_table(("recipe", *todo), rows))
 
