@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from apq import ApqError, Experiment, Subnet
 from apq.provenance import read_card
@@ -18,6 +17,7 @@ from apq.subnet import smallest
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import save_supernet
 from methods.prediction.draws import draw_subnets
+from tests.images import save_colours
 from utils.latency_predictor import LatencyPredictor
 
 DATA = ("--dataset=folder", "--data_dir=images", "--image_size=32")
@@ -28,12 +28,7 @@ BUDGET = 0.5
 @pytest.fixture
 def place(home):
     """A working folder with images, an untrained supernet and the experiment `found`."""
-    for split, n in (("train", 20), ("test", 5)):
-        for red in (60, 120, 180, 240):
-            folder = home / "images" / split / f"red{red}"
-            folder.mkdir(parents=True)
-            for i in range(n):
-                Image.new("RGB", (32, 32), (red, 9 * i, 99)).save(folder / f"{i}.png")
+    save_colours(home / "images", n_train=20, n_test=5, n_classes=4)
     torch.manual_seed(0)
     save_supernet(OnceForAllNet(n_classes=4), home / "models" / "supernet.pth.tar")
     subnet = smallest(PAPER_SPACE).with_bits(4)

@@ -14,14 +14,17 @@ import torch.distributed as dist
 from apq import ApqError, Experiment, cli
 from apq.subnet import smallest
 from imagenet_codebase.run_manager import distributed
+from tests.images import save_colours
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+DATA = ("--dataset=folder", "--data_dir=images", "--image_size=32")
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A working folder with an experiment that is quick to finetune."""
+    """A working folder with images and an experiment that is quick to finetune."""
     monkeypatch.chdir(tmp_path)
+    save_colours(tmp_path / "images", n_train=40, n_test=5)
     subnet = smallest().with_bits(8)
     Experiment.create("small", subnet, 3.0, {"image_size": 64}, root=tmp_path / "exps")
     return tmp_path
@@ -55,7 +58,7 @@ def running(*argv, stderr=subprocess.STDOUT):
 
 def test_two_processes_stop_at_a_schedulers_sigterm_and_finish_as_one(home, capsys):
     recipe = ("--n_epochs=4", "--epoch_images=64", "--batch_size=16")
-    flags = ("--exp_name=small", "--nproc=2", "--dataset=digits", "--image_size=32", *recipe)
+    flags = ("--exp_name=small", "--nproc=2", *DATA, *recipe)
     with running(str(REPOSITORY / "quant_aware.py"), *flags, stderr=subprocess.PIPE) as process:
         assert next((line for line in process.stdout if line.startswith("epoch   1/4")), None)
         process.terminate()
@@ -69,8 +72,8 @@ def test_two_processes_stop_at_a_schedulers_sigterm_and_finish_as_one(home, caps
     lines = done.stdout.splitlines()
     assert sum("2 processes, 16 images each: batches of 32" in line for line in lines) == 1
     assert sum(line.startswith("epoch   4/4") for line in lines) == 1
-    assert cli.run("test", ["--exp_dir=exps/small"], "test.py") == 0
-    assert "on the 360 test images of digits at 32 px" in capsys.readouterr().out
+    assert cli.run("test", ["--exp_dir=exps/small", "--data_dir=images"], "test.py") == 0
+    assert "on the 10 test images of images at 32 px" in capsys.readouterr().out
 
 
 def test_killed_while_two_processes_run_leaves_none_of_them_behind(home):
@@ -81,7 +84,7 @@ def test_killed_while_two_processes_run_leaves_none_of_them_behind(home):
         "--batch_size=16",
         "--save_every=1",
     )
-    flags = ("--exp_name=small", "--nproc=2", "--dataset=digits", "--image_size=32", *recipe)
+    flags = ("--exp_name=small", "--nproc=2", *DATA, *recipe)
     with running(str(REPOSITORY / "quant_aware.py"), *flags) as process:
         assert next((line for line in process.stdout if line.startswith("epoch")), None)
         process.kill()
@@ -93,7 +96,7 @@ def test_killed_while_two_processes_run_leaves_none_of_them_behind(home):
 
 def test_torchrun_starts_all_again_when_one_is_lost_and_they_go_on(home):
     recipe = ("--n_epochs=2", "--epoch_images=64", "--batch_size=16", "--save_every=1", "--restart")
-    flags = ("--exp_name=small", "--dataset=digits", "--image_size=32", *recipe)
+    flags = ("--exp_name=small", *DATA, *recipe)
     torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=1")
     command = ("-m", *torchrun, str(REPOSITORY / "quant_aware.py"), *flags)
     with running(*command, stderr=subprocess.DEVNULL) as process:

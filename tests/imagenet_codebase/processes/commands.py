@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 
 from forking import start_process, start_two, wait
-from PIL import Image
 
 from apq import Experiment, cli
 from apq.subnet import smallest
 from methods.prediction import images as measuring
+from tests.images import save_colours
 
 
 def commands(folder):
@@ -18,12 +18,7 @@ def commands(folder):
 
     measuring.N_REFERENCES = 3  # or they take longer than the pairs
     os.chdir(folder)
-    for part, n in (("train", 6), ("test", 2)):
-        for blue in (0, 200):
-            images = Path("images", part, str(blue))
-            images.mkdir(parents=True)
-            for i in range(n):
-                Image.new("RGB", (32, 32), (20 * i, 9, blue)).save(images / f"{i}.png")
+    save_colours(Path("images"), n_train=6, n_test=2)
     cost = {"image_size": 64}  # of a shipped table, or one is announced and built
     Experiment.create("small", smallest().with_bits(8), 3.0, cost, root="exps")
     coloured = ["--dataset=folder", "--data_dir=images", "--image_size=32", "--batch_size=2"]
