@@ -204,5 +204,9 @@ def _weights(
 
 def _dequantized(graph: _Graph, name: str, levels: torch.Tensor, steps: torch.Tensor) -> str:
     """Add integers (C, ...) and their steps, one for each channel (C,)."""
-    constants = (graph.constant(f"{name}.levels", levels), graph.constant(f"{name}.steps", steps))
+    values = {"levels": levels, "steps": steps}
+    if levels.dtype == torch.int8:
+        # May be left out by the standard, but onnxruntime 1.18 then fails at the classifier.
+        values["zeros"] = torch.zeros_like(steps, dtype=torch.int8)
+    constants = [graph.constant(f"{name}.{what}", value) for what, value in values.items()]
     return graph.add("DequantizeLinear", name, *constants, axis=0)
