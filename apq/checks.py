@@ -74,4 +74,4 @@ def _is_whole(value: Any) -> bool:
 
 def _is_finite(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    return is_number and abs(value) < TOO_LARGE

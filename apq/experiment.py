@@ -32,6 +32,9 @@ class Experiment:
 
     dir: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dir", Path(self.dir))
+
     @classmethod
     def path_for(cls, name: str, root: str | Path = EXPERIMENTS_DIR) -> Path:
         """Return the folder of an experiment name; raises ApqError when it is not a plain name."""
@@ -128,7 +131,9 @@ class Experiment:
         path = Path(path)
         if not (path / "arch").is_file():
             known = sorted(p.parent.name for p in path.parent.glob("*/arch"))
-            hint = f"; in {path.parent} there are: {', '.join(known[:8])}" if known else ""
+            more = f" and {len(known) - 8} more" if len(known) > 8 else ""
+            listed = ", ".join(known[:8]) + more
+            hint = f"; in {path.parent} there are: {listed}" if known else ""
             raise ApqError(f"{path} is no experiment: it has no file 'arch'{hint}")
         return cls(path)
 

@@ -198,6 +198,8 @@ class SearchSpace:
 
     def check_genes(self, genes: np.ndarray) -> None:
         """Raise ApqError unless `genes` are integers (N, n_genes), each one of its choices."""
+        if not isinstance(genes, np.ndarray):
+            raise ApqError(f"genes are an array of numpy, not a {type(genes).__name__}")
         if genes.ndim != 2 or genes.shape[1] != self.n_genes or genes.dtype.kind not in "iu":
             raise ApqError(
                 f"genes have shape {genes.shape} and type {genes.dtype}; "
@@ -263,12 +265,24 @@ class SearchSpace:
                 out[:, s] = 0
         return out
 
+    def check_own(self, subnet: Subnet) -> None:
+        """Raise ApqError unless it is a subnet, and of this space."""
+        space = getattr(subnet, "space", None)
+        if space is None:
+            raise ApqError(f"expected a subnet, not a {type(subnet).__name__}")
+        if space != self:
+            raise ApqError("the subnet belongs to another search space than this one")
+
     def encode(self, subnets: Iterable[Subnet]) -> np.ndarray:
-        """Return genes (N, n_genes) of subnets; full precision reads as the widest bits."""
+        """Return genes (N, n_genes) of subnets; full precision reads as the widest bits.
+
+        Raises ApqError for what is no list of this space's subnets.
+        """
+        if not isinstance(subnets, Iterable):
+            raise ApqError(f"expected a list of subnets, not a {type(subnets).__name__}")
         rows = []
         for subnet in subnets:
-            if subnet.space != self:
-                raise ApqError("the subnet belongs to another search space than this one")
+            self.check_own(subnet)
             values = list(subnet.depths) + list(subnet.kernels) + list(subnet.widths)
             for name in BIT_FIELDS:
                 values += getattr(subnet, name) or (self.bits[-1],) * self.n_blocks

@@ -19,9 +19,10 @@ def nearest_width(channels: float, step: int) -> int:
 class Subnet:
     """A validated, hashable subnet; without bits it is full precision.
 
-    Every block of the space has an entry, those that the depths leave out included. Raises
-    ApqError when a value is not one of the space's choices, or when an active block asks for
-    what the accelerator cannot run.
+    Every block of the space has an entry, those that the depths leave out included. Lists and
+    arrays become tuples, and whole numbers of any type integers. Raises ApqError when a value is
+    not one of the space's choices, or when an active block asks for what the accelerator cannot
+    run.
     """
 
     depths: tuple[int, ...]
@@ -35,23 +36,22 @@ class Subnet:
 
     def __post_init__(self) -> None:
         space, n = self.space, self.space.n_blocks
-        _check_length("depths", self.depths, space.n_stages)
-        for name in ("kernels", "widths"):
-            _check_length(name, getattr(self, name), n)
+        given = [name for name in BIT_FIELDS if getattr(self, name) is not None]
+        for name in ("depths", "kernels", "widths", *given):
+            values = _integers(name, getattr(self, name))
+            _check_length(name, values, space.n_stages if name == "depths" else n)
+            object.__setattr__(self, name, values)
         for s, depth in enumerate(self.depths):
             _check_choice(f"depth of stage {s + 1}", depth, space.stages[s].depths)
         for b, block in enumerate(space.blocks):
             _check_choice(f"kernel of block {b + 1}", self.kernels[b], space.kernels)
             _check_choice(f"width of block {b + 1}", self.widths[b], block.widths)
-        given = [name for name in BIT_FIELDS if getattr(self, name) is not None]
         if given and len(given) != len(BIT_FIELDS):
             missing = sorted(set(BIT_FIELDS) - set(given))
             raise ApqError(f"bit widths are incomplete: {', '.join(missing)} missing")
         for name in given:
-            bits = getattr(self, name)
-            _check_length(name, bits, n)
-            for b in range(n):
-                _check_choice(f"{name} of block {b + 1}", bits[b], space.bits)
+            for b, bits in enumerate(getattr(self, name)):
+                _check_choice(f"{name} of block {b + 1}", bits, space.bits)
         if given:
             self._check_runnable()
 
@@ -186,14 +186,22 @@ def _split_arch(arch: Any) -> tuple[dict, dict | None]:
 
 
 def _numbers(table: dict, key: str) -> list:
-    """Return the list under `key`, whole floats as integers."""
+    """Return the list under `key`."""
     values = table.get(key)
     if not isinstance(values, list):
         raise ApqError(f"an arch needs a list of numbers under '{key}'")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ApqError(f"'{key}' holds {value!r}, which is not a number")
-    return [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    return values
+
+
+def _integers(name: str, values: Any) -> tuple:
+    """Return a sequence as a tuple, whole numbers of any type as integers."""
+    try:
+        return tuple(int(v) if v == int(v) else v for v in values)
+    except (TypeError, ValueError, OverflowError):
+        raise ApqError(f"{name} is {values!r}; it must be a sequence of integers") from None
 
 
 def _check_length(name: str, values: Any, n: int) -> None:

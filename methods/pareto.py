@@ -21,9 +21,9 @@ _DIGITS = 4
 def even_budgets(low: float, high: float, n: int) -> tuple[float, ...]:
     """Return n budgets from `low` to `high` in even steps, rounded up to four digits.
 
-    Raises ApqError when `low` is above `high`.
+    Raises ApqError when `low` is above `high`, or one of them is no number.
     """
-    if low > high:
+    if not -math.inf < low <= high < math.inf:
         raise ApqError(f"budgets cannot run from {low:g} to {high:g}: the first must be the least")
     return tuple(dict.fromkeys(_round_up(value) for value in np.linspace(low, high, n).tolist()))
 

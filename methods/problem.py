@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from apq.checks import TOO_LARGE
 from apq.domain import Domain
 from apq.errors import ApqError
 from apq.space import SearchSpace
@@ -52,7 +53,7 @@ class Limit:
 
     def __post_init__(self) -> None:
         number = isinstance(self.maximum, Real) and not isinstance(self.maximum, bool)
-        if not number or not math.isfinite(self.maximum) or self.maximum <= 0:
+        if not number or not 0 < self.maximum < TOO_LARGE:
             raise ApqError(
                 f"the {self.cost.type} constraint is {self.maximum}; it must be a positive "
                 f"number of {self.cost.unit}"

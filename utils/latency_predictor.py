@@ -121,10 +121,10 @@ class LatencyPredictor:
         """Return a row for each layer that the cost counts, in the order they run.
 
         The rows' `latency_ms`, `energy_mj`, `bitops` or `size_bytes` add up to `predict`.
-        Raises ApqError that names a layer which the table lacks.
+        Raises ApqError for what is no subnet of its space, and one that names a layer which the
+        table lacks.
         """
-        if subnet.space != self.space:
-            raise ApqError("the subnet belongs to another search space than the cost model")
+        self.space.check_own(subnet)
         subnet = subnet if subnet.quantized else subnet.with_bits(self.space.bits[-1])
         fixed = self._fixed_rows()
         before = [row for row in fixed if row.name not in ("tail", "classifier")]

@@ -223,3 +223,8 @@ def test_opening_what_is_no_experiment_names_those_there_are(tmp_path):
     make(tmp_path)
     with pytest.raises(ApqError, match=r"it has no file 'arch'.*there are: found"):
         Experiment.open(tmp_path / "fond")
+    for number in range(8):
+        Experiment.create(f"a{number}", smallest(), 1.0, {}, root=tmp_path)
+    with pytest.raises(ApqError, match=r"there are: a0, .*, a7 and 1 more$"):
+        Experiment.open(str(tmp_path / "fond"))
+    assert Experiment(str(tmp_path / "found")).subnet()

@@ -5,6 +5,7 @@ import pytest
 
 from apq import ApqError, SearchSpace
 from apq.space import BIT_FIELDS, PAPER_SPACE, Stage, as_genes
+from apq.subnet import largest
 
 SPACE = PAPER_SPACE
 
@@ -98,6 +99,15 @@ def test_decode_refuses_wrong_shapes_and_indices():
     genes[0, 7] = 3
     with pytest.raises(ApqError, match="gene 7 of row 0 is 3; it has 3 choices"):
         SPACE.decode(genes)
+
+
+def test_what_is_no_list_of_subnets_and_no_array_is_refused():
+    with pytest.raises(ApqError, match="expected a list of subnets, not a Subnet"):
+        SPACE.encode(largest())
+    with pytest.raises(ApqError, match="expected a subnet, not a str"):
+        SPACE.encode(["largest"])
+    with pytest.raises(ApqError, match="genes are an array of numpy, not a list"):
+        SPACE.decode([[0] * SPACE.n_genes])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """One candidate: the paper's JSON in and out, and what a broken file is told."""
 
 import copy
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -92,6 +94,23 @@ def test_with_bits_gives_7x7_what_it_can_run():
     assert set(subnet.pw_w_bits) == set(subnet.dw_w_bits) == {4}
     assert set(subnet.dw_a_bits) == {6}
     assert set(smallest().with_bits(4).dw_a_bits) == {4}
+
+
+@pytest.mark.parametrize("made", [list, np.array, lambda values: tuple(map(float, values))])
+def test_lists_and_arrays_make_the_same_subnet_as_tuples(made):
+    subnet = largest().with_bits(6)
+    fields = {f.name: getattr(subnet, f.name) for f in dataclasses.fields(subnet)}
+    space = fields.pop("space")
+    twin = Subnet(space=space, **{name: made(values) for name, values in fields.items()})
+    assert twin == subnet
+    assert hash(twin) == hash(subnet)
+    assert twin.to_json() == subnet.to_json()
+
+
+@pytest.mark.parametrize("values", [None, 3, (3, None), (math.inf,), (math.nan,)])
+def test_what_is_no_sequence_of_integers_is_refused(values):
+    with pytest.raises(ApqError, match=r"kernels is .*; it must be a sequence of integers"):
+        dataclasses.replace(largest(), kernels=values)
 
 
 def test_bits_that_the_space_lacks_are_refused():

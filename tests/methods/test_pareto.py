@@ -1,5 +1,7 @@
 """Fronts: the order of budgets, what is carried over, and what dominates."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,9 @@ def test_budgets_are_even_and_never_rounded_down(ends, expected):
 def test_budgets_must_rise():
     with pytest.raises(ApqError, match="cannot run from 9 to 5"):
         pareto.even_budgets(9, 5, 3)
+    for ends in ((math.nan, 1.0), (1.0, math.inf)):
+        with pytest.raises(ApqError, match="budgets cannot run"):
+            pareto.even_budgets(*ends, 2)
 
 
 def test_what_costs_nothing_cannot_be_swept():
