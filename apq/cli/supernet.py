@@ -154,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> SupernetSettings:
+    phases = (args.largest_epochs, args.elastic_epochs, args.quantized_epochs)
     return SupernetSettings(
         largest_epochs=args.largest_epochs,
         elastic_epochs=args.elastic_epochs,
@@ -167,6 +168,8 @@ def _settings(args: argparse.Namespace) -> SupernetSettings:
         **_teaching(args),
         training=replace(
             TRAINING,
+            # Each phase has its own: enough of them here for what warms up the longest one.
+            n_epochs=max(TRAINING.n_epochs, *phases),
             optimizer=args.optimizer,
             weight_decay=args.weight_decay,
             batch_size=args.batch_size,

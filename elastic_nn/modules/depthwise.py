@@ -18,6 +18,11 @@ def depthwise_conv2d(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torc
     """Convolve (N, C, H, W) with (C, 1, K, K), K odd, padded by K // 2; as `F.conv2d` does."""
     if _is_slow(x, weight):
         return _DepthwiseConv2d.apply(x, weight, stride)
+    if x.device.type == "cpu" and x.shape[2:] == (1, 1) and torch.is_autocast_enabled("cpu"):
+        # In bfloat16 oneDNN's weight gradient holds what was in memory before (torch 2.14).
+        with torch.autocast("cpu", enabled=False):
+            y = depthwise_conv2d(x.float(), weight.float(), stride)
+        return y.to(torch.get_autocast_dtype("cpu"))
     return F.conv2d(x, weight, None, stride, weight.size(-1) // 2, groups=x.size(1))
 
 

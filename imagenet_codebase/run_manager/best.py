@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from apq.experiment import BEST_NAME
 from apq.provenance import card_path, figure_of
 from utils import checkpoint
 
-EARLIER_NAME = "model_best.earlier.pth.tar"
+EARLIER_NAME = "model_best.earlier{}.pth.tar"
 
 
 class BestWeights:
@@ -56,7 +57,8 @@ class BestWeights:
     def set_aside(self) -> None:
         """Keep weights that no state here belongs to, such as shipped ones, under another name."""
         if self.path.exists():
-            kept = self.path.with_name(EARLIER_NAME)
+            names = (EARLIER_NAME.format(f"-{n}" if n > 1 else "") for n in itertools.count(1))
+            kept = next(path for path in map(self.path.with_name, names) if not path.exists())
             os.replace(self.path, kept)
             if (card := card_path(self.path)).exists():
                 os.replace(card, card_path(kept))

@@ -16,6 +16,7 @@ from apq.errors import ApqError
 from apq.space import PAPER_SPACE, SearchSpace
 from apq.subnet import largest, smallest
 from elastic_nn.importance import sort_channels
+from elastic_nn.modules.kernels import compile_kernels
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.networks.files import StartingWeights
 from elastic_nn.quantizer_kinds import PAPER
@@ -126,14 +127,17 @@ def train_supernet(
 
     Several processes share each batch. Returns the network and a row of figures for each epoch of
     all phases, which are drawn in the folder too, or None when Ctrl-C stopped it. Raises ApqError
-    when the settings do not suit the data, when a state in the folder was made with others, when
-    another process is at work there, and when the loss explodes.
+    when the settings do not suit the data or a phase, when a state in the folder was made with
+    others, when another process is at work there, and when the loss explodes.
     """
     if settings.small_image_size >= data.image_size:
         raise ApqError(
             f"small_image_size is {settings.small_image_size}: images of {data.image_size} px "
             f"cannot be shrunk to that; leave it out, or take a smaller one"
         )
+    plan = phases(settings)
+    if settings.training.compile and plan[-1].name == "quantized":
+        compile_kernels(PAPER, device)  # or it fails when the phases before have been trained
     torch.manual_seed(settings.training.seed)
     net = OnceForAllNet(space, data.n_classes).to(device, memory_format=torch.channels_last)
     n_workers = settings.training.n_workers
@@ -147,7 +151,7 @@ def train_supernet(
     facts = {"init": _init_fact(settings.init), "teacher": teacher_facts, **data.facts()}
     distributed.from_first(lambda: _check_plan(folder, settings, facts))
     history: list[dict[str, float]] = []
-    for number, phase in enumerate(phases(settings), start=1):
+    for number, phase in enumerate(plan, start=1):
         trainer = Trainer(
             net,
             data,

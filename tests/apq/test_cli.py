@@ -204,6 +204,12 @@ def test_a_constraint_above_the_most_expensive_is_said_to_bind_nothing(home, cal
     assert "binds nothing: the most expensive subnet costs 46.792338 ms" in err
 
 
+def test_a_supernets_phases_may_warm_up_for_longer_than_the_default_ones():
+    flags = ["--elastic_epochs=100", "--warmup_epochs=40"]
+    settings = supernet._settings(supernet.make_parser("apq supernet").parse_args(flags))
+    assert settings.training.warmup_epochs == 40
+
+
 def test_energy_and_another_image_size(home, call):
     status, out, _ = call("search", *search_flags(constraint=2, type="energy", image_size=64))
     assert status == 0

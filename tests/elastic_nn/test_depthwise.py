@@ -68,3 +68,21 @@ def test_gradients_lie_in_memory_as_the_images_do():
     weight = torch.randn(4, 1, 5, 5, requires_grad=True)
     depthwise.depthwise_conv2d(x, weight, 1).sum().backward()
     assert x.grad.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_mixed_precision_reads_no_memory_of_before_on_one_pixel(stride):
+    x = torch.full((8, 96, 1, 1), 1.5).contiguous(memory_format=torch.channels_last)
+    # As a network in channels_last has its filters.
+    filters = torch.ones(96, 1, 3, 3).as_strided((96, 1, 3, 3), (9, 1, 3, 1))
+    for _ in range(4):
+        before = [torch.full((2**e,), float("nan")) for e in range(6, 20)]
+        del before
+        weight = filters.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = depthwise.depthwise_conv2d(x, weight, stride)
+        assert y.dtype == torch.bfloat16
+        y.float().sum().backward()
+        expected = torch.zeros(96, 1, 3, 3)
+        expected[..., 1, 1] = 8 * 1.5
+        assert torch.equal(weight.grad, expected)

@@ -41,6 +41,15 @@ def test_quantized_agrees_in_double_precision(net, images):
         assert (net(images) - wanted).abs().max() > 1e-2  # quantization does something here
 
 
+def test_a_range_above_relu6_changes_nothing_of_it(net, images):
+    for layer in (layer for _, layer, _ in net.conv_layers()):
+        layer.conv.activation_range.data.fill_(9.0)
+        layer.bn.bias.data += 5  # many values are above 6
+    net, images = net.double(), images.double()
+    net.activate(net.space.decode(net.space.sample(np.random.default_rng(1), 1))[0])
+    torch.testing.assert_close(fold(net)(images), net(images), atol=1e-9, rtol=1e-9)
+
+
 @torch.no_grad()
 def test_a_full_grid_agrees_in_double_precision(net, images):
     subnet = net.space.decode(net.space.sample(np.random.default_rng(1), 1))[0].with_bits(4)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from apq.space import BIT_FIELDS
 from apq.subnet import largest
 from elastic_nn.networks import OnceForAllNet
 from elastic_nn.training import SandwichSettings, SandwichStep, calibrate_activations
@@ -43,6 +44,13 @@ def test_of_many_subnets_that_share_is_quantized(net):
     # Each for itself: in a step of one quantized subnet there are others, of every place.
     assert all(sum(place) > 20 for place in zip(*drawn, strict=True))
     assert {0, 1, 2} <= set(map(sum, drawn))
+
+
+def test_the_smallest_subnet_meets_all_bits(net):
+    step = SandwichStep(net, SandwichSettings(quantized_share=1.0))
+    smallest = [step.subnets((0, 0, i))[0] for i in range(50)]
+    for name in BIT_FIELDS:
+        assert {bits for subnet in smallest for bits in getattr(subnet, name)} == {4, 6, 8}
 
 
 def test_a_step_without_elasticity_trains_the_largest_alone(net, batch):

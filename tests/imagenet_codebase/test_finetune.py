@@ -11,7 +11,7 @@ from apq import ApqError, Subnet
 from apq.provenance import card_path, read_card, write_card
 from apq.subnet import smallest
 from elastic_nn.networks import MobileNet, OnceForAllNet
-from elastic_nn.networks.files import load_supernet
+from elastic_nn.networks.files import load_supernet, save_supernet
 from imagenet_codebase.run_manager import finetune as module
 from imagenet_codebase.run_manager.classes import check_classes
 from imagenet_codebase.run_manager.evaluate import evaluate
@@ -142,6 +142,41 @@ def test_a_supernet_without_ranges_is_calibrated(experiment, supernet_file, toy_
         ranges[path.name] = {layer.activation_range.item() for layer, _ in layers}
     assert ranges["supernet.pth.tar"] == {6.0}
     assert len(ranges["bare"]) > 10
+
+
+def test_centred_values_get_ranges_of_their_own(experiment, supernet_file, toy_data, monkeypatch):
+    def ranges(net):
+        return [layer.activation_range.item() for layer, _ in net.quantized_layers().values()]
+
+    uncentred, center = [], module.center_streams
+    monkeypatch.setattr(
+        module, "center_streams", lambda net: uncentred.extend(ranges(net)) or center(net)
+    )
+    subnet = experiment.subnet().with_bits(4)
+    net = starting_network(subnet, supernet_file, toy_data, statistics(toy_data), CPU, "lsq-full")
+    assert uncentred
+    assert ranges(net) != uncentred
+
+
+def test_mixed_precision_is_what_runs(experiment, supernet_file, toy_data):
+    net = starting_network(experiment.subnet(), supernet_file, toy_data, statistics(toy_data), CPU)
+    types = []
+    net.classifier.linear.register_forward_hook(lambda *a: types.append(a[2].dtype))
+    images, labels = next(iter(toy_data.loader("train", 8)))
+    for bf16 in (True, False):
+        module.FinetuneStep(net, replace(SETTINGS, bf16=bf16))(images, labels, (0, 0, 0))
+    assert types == [torch.bfloat16, torch.float32]
+
+
+def test_a_run_does_not_go_on_with_another_supernet(experiment, toy_data, tmp_path):
+    path, settings = tmp_path / "supernet.pth.tar", replace(SETTINGS, n_epochs=1)
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_supernet(OnceForAllNet(n_classes=4), path)
+        if not seed:
+            finetune(experiment, path, toy_data, settings, CPU)
+    with pytest.raises(ApqError, match="saved with another supernet_sha256"):
+        finetune(experiment, path, toy_data, settings, CPU)
 
 
 @pytest.mark.parametrize("quantizer", ["lsq", "lsq-channel", "lsq-full"])

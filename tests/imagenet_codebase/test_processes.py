@@ -127,6 +127,12 @@ def test_all_processes_stop_after_the_same_step_and_go_on(found):
     assert_same(two["stop"]["weights"], two["undisturbed"]["weights"], 0.0)
 
 
+def test_all_processes_validate_the_network_that_is_kept(found):
+    _, two = found
+    first, second = two["undisturbed"]["means"]  # gathered over the images of each one alone
+    assert torch.equal(first, second)
+
+
 def test_batch_norm_sees_the_images_of_all_processes(found):
     one, two = found
     assert one["norms"]["half_is_close"]

@@ -7,7 +7,7 @@ import torch
 
 from apq import ApqError
 from elastic_nn.networks import OnceForAllNet
-from elastic_nn.networks.files import save_supernet
+from elastic_nn.networks.files import StartingWeights, save_supernet
 from imagenet_codebase.run_manager import measuring, supernet
 from imagenet_codebase.run_manager.settings import SupernetSettings, TrainingSettings
 from imagenet_codebase.run_manager.supernet import phases, train_supernet
@@ -69,12 +69,15 @@ def test_supernet_phases_run_once_each_and_resume(tiny_space, toy_data, tmp_path
         torch.testing.assert_close(again.state_dict()[name], tensor, msg=name)
 
 
-def test_a_phase_does_not_go_on_from_another_plan(tiny_space, toy_data, tmp_path):
+def test_a_phase_does_not_go_on_from_another_plan(tiny_space, toy_data, tmp_path, monkeypatch):
+    started, copy_into = [], StartingWeights.copy_into
+    monkeypatch.setattr(StartingWeights, "copy_into", lambda *a: started.append(a) or copy_into(*a))
     settings = replace(LARGEST_ALONE, largest_epochs=0, elastic_epochs=1, quantized_epochs=1)
     folder, init = tmp_path / "run", tmp_path / "init.pth.tar"
     save_supernet(OnceForAllNet(tiny_space, 4), init)
     settings = replace(settings, init=str(init))
     assert train_supernet(toy_data, settings, folder, CPU, tiny_space)
+    assert len(started) == 1  # the second phase goes on from the first
     free = replace(settings, training=replace(settings.training, save_every=3, n_workers=0))
     assert train_supernet(toy_data, free, folder, CPU, tiny_space)
     # The second phase's own settings are the same.
@@ -118,19 +121,31 @@ def test_a_supernets_run_is_forgotten_but_not_while_it_is_at_work(
         ({"small_image_size": 32}, "small_image_size is 32"),
         ({"init": "other.pth.tar"}, "other.pth.tar"),
         ({"teacher": "other.pth.tar"}, "other.pth.tar"),
+        ({"quantized_lr": 1e7}, "lr is 10000000.0"),  # of the last phase
+        ({"training": TrainingSettings(compile=True)}, "torch cannot compile here"),
     ],
 )
 def test_a_restart_that_cannot_begin_drops_nothing(
     tiny_space, toy_data, tmp_path, monkeypatch, change, message
 ):
     monkeypatch.chdir(tmp_path)
-    settings = SupernetSettings(training=TrainingSettings(batch_size=8), **change)
+    monkeypatch.setattr(torch._inductor, "standalone_compile", _no_compiler)
+    monkeypatch.setattr("elastic_nn.modules.kernels._compiled", {})
+    settings = SupernetSettings(**{"training": TrainingSettings(batch_size=8), **change})
     state = tmp_path / "run" / "1-largest" / "last.pth.tar"
     state.parent.mkdir(parents=True)
     state.write_bytes(b"hours of work")
     with pytest.raises(ApqError, match=message):
         train_supernet(toy_data, settings, tmp_path / "run", CPU, tiny_space, restart=True)
     assert state.read_bytes() == b"hours of work"
+    # Nor does one that begins leave a plan behind that the right settings would be refused for.
+    with pytest.raises(ApqError, match=message):
+        train_supernet(toy_data, settings, tmp_path / "new", CPU, tiny_space)
+    assert not (tmp_path / "new").exists()
+
+
+def _no_compiler(*_, **__):
+    raise RuntimeError("no such program: g++")
 
 
 def test_a_restart_begins_anew(tiny_space, toy_data, tmp_path):

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 
 from apq import ApqError
+from imagenet_codebase.data_providers import Shard
+from imagenet_codebase.run_manager import distributed, health
 from imagenet_codebase.run_manager.averaging import RunningAverage
 from imagenet_codebase.run_manager.evaluate import evaluate
 from imagenet_codebase.run_manager.optimizer import clip_gradients, make_optimizer
@@ -228,6 +230,26 @@ def test_a_sound_run_is_looked_at_every_twenty_steps_only(start, monkeypatch):
     monkeypatch.setattr(Trainer, "_look", lambda self, bar=None: looks.append(1) or real(self, bar))
     start(settings=replace(TRAINING, n_epochs=2, batch_size=2)).run()  # 12 steps an epoch
     assert len(looks) == 2  # at the end of each epoch
+
+
+def test_every_look_is_at_the_loss_since_the_last_one_of_its_epoch(start, monkeypatch):
+    means, is_sound = [], health.is_sound
+    monkeypatch.setattr(
+        health, "is_sound", lambda mean, most: means.append(mean) or is_sound(mean, most)
+    )
+    trainer = start()
+    trainer.run()
+    assert means == pytest.approx([row["train_loss"] for row in trainer.history])
+
+
+@pytest.mark.parametrize(("n_processes", "n_steps"), [(1, 5), (2, 2)])
+def test_the_images_of_an_epoch_are_those_of_all_processes(
+    start, monkeypatch, n_processes, n_steps
+):
+    shard = Shard(index=0, n_processes=n_processes)
+    monkeypatch.setattr(distributed, "shard", lambda: shard)
+    trainer = start(settings=replace(TRAINING, batch_size=4, epoch_images=20))
+    assert trainer.batches()[1] == n_steps
 
 
 def test_ctrl_c_during_the_last_validation_is_heard(start):

@@ -2,13 +2,14 @@
 
 import errno
 import os
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
 
 from apq import ApqError, files
 from apq.provenance import card_path, write_card
+from imagenet_codebase.run_manager.settings import first_difference
 from imagenet_codebase.run_manager.states import SavedStates
 from tests.imagenet_codebase.helpers import (
     TRAINING,
@@ -104,6 +105,29 @@ def test_a_restart_keeps_weights_that_no_state_belongs_to(start):
     trainer.forget()
     trainer.best.set_aside()
     assert (trainer.folder / "model_best.earlier.pth.tar").read_bytes() == b"shipped"
+    trainer.best.path.write_bytes(b"mine")
+    trainer.best.set_aside()
+    assert (trainer.folder / "model_best.earlier.pth.tar").read_bytes() == b"shipped"
+    assert (trainer.folder / "model_best.earlier-2.pth.tar").read_bytes() == b"mine"
+
+
+def test_fewer_processes_take_as_many_more_steps(start):
+    trainer = start()
+    trainer.next_step = 3
+    trainer.save()
+    state = {**trainer.states.load(), "n_processes": 2}
+    trainer.restore(state)
+    assert trainer.next_step == 6
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(TRAINING)])
+def test_every_setting_that_changes_weights_is_told_apart(name):
+    value, free = getattr(TRAINING, name), ("n_workers", "save_every_s", "save_every", "compile")
+    others = {str: "adamw", bool: True, int: 5, float: 0.5, type(None): True}
+    changed = replace(TRAINING, **{name: others[type(value)]})
+    assert getattr(changed, name) != value
+    told = first_difference({"settings": asdict(TRAINING)}, changed, {})
+    assert told == (None if name in free else name)
 
 
 class Evil:

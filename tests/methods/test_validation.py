@@ -54,6 +54,15 @@ def test_what_was_measured_is_not_measured_again(bench, tmp_path):
     assert bench().measure("a", subnet).test_top1 == 0.125
 
 
+def test_the_last_images_to_be_measured_on_are_those_of_the_test(bench, monkeypatch):
+    splits, measure = [], FinetuningBench._top1
+    monkeypatch.setattr(
+        FinetuningBench, "_top1", lambda *a: splits.append((a[2], share := measure(*a))) or share
+    )
+    outcome = bench().measure("a", smallest(PAPER_SPACE).with_bits(8))
+    assert splits == [("val", outcome.direct_top1), ("test", outcome.test_top1)]
+
+
 def test_direct_accuracy_is_left_out_where_nobody_asks(bench, tmp_path):
     outcome = bench(with_direct=False).measure("a", smallest(PAPER_SPACE).with_bits(8))
     assert outcome.direct_top1 is None
@@ -220,14 +229,15 @@ def test_contests_measure_the_searched_and_the_random_subnets(tmp_path):
 def test_correlation_by_hand():
     outcomes = [
         Outcome(direct_top1=d, val_top1=v, test_top1=t)
-        for d, v, t in zip(*np.array([[1, 2, 3, 4], [1, 2, 3, 4], [2, 1, 3, 4]]) / 10, strict=True)
+        for d, v, t in zip(*np.array([[1, 2, 3, 4], [5, 6, 8, 7], [2, 1, 3, 4]]) / 10, strict=True)
     ]
     found = correlate(outcomes)
-    assert found.val_tau == pytest.approx(1)
+    assert found.val_tau == pytest.approx(4 / 6)
+    assert found.val_rho == pytest.approx(0.8)
     assert found.test_tau == pytest.approx(4 / 6)
     assert found.test_rho == pytest.approx(0.8)
     assert found.n_subnets == 4
-    assert "of 4 random subnets: Kendall tau 1.000, Spearman rho 1.000 (validation)" in str(found)
+    assert "of 4 random subnets: Kendall tau 0.667, Spearman rho 0.800 (validation)" in str(found)
 
 
 def test_of_subnets_all_equally_accurate_there_are_no_ranks():

@@ -34,7 +34,9 @@ def run_twice(folder, name, settings, n_train):
     trainer.run()
     losses = distributed.total(torch.stack(losses)) / distributed.shard().n_processes
     rows = [{k: v for k, v in row.items() if k != "seconds"} for row in trainer.history]
-    return {"losses": losses, "rows": rows, "weights": trainer.net.state_dict()}
+    means = distributed.gather(trainer.result.first_conv.bn.running_mean)
+    weights = trainer.net.state_dict()
+    return {"losses": losses, "rows": rows, "weights": weights, "means": means}
 
 
 def stop_one(folder, settings):
