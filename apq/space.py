@@ -267,10 +267,11 @@ class SearchSpace:
 
     def check_own(self, subnet: Subnet) -> None:
         """Raise ApqError unless it is a subnet, and of this space."""
-        space = getattr(subnet, "space", None)
-        if space is None:
+        from apq.subnet import Subnet  # a subnet names its space, so this way round is local
+
+        if not isinstance(subnet, Subnet):
             raise ApqError(f"expected a subnet, not a {type(subnet).__name__}")
-        if space != self:
+        if subnet.space != self:
             raise ApqError("the subnet belongs to another search space than this one")
 
     def encode(self, subnets: Iterable[Subnet]) -> np.ndarray:
@@ -291,7 +292,7 @@ class SearchSpace:
 
     def decode(self, genes: np.ndarray) -> list[Subnet]:
         """Return the subnets of genes (N, n_genes); raises ApqError on an index out of range."""
-        from apq.subnet import Subnet  # a subnet names its space, so this way round is local
+        from apq.subnet import Subnet
 
         self.check_genes(genes)
         subnets = []
