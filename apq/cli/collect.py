@@ -124,15 +124,16 @@ def _collect(args: argparse.Namespace, device: torch.device) -> int:
         seed=args.seed,
     )
     quotas = random_quotas(net.space, args.n_full, args.n_quantized, args.seed)
-    finished = collect(net, data, args.out, quotas, facts, settings, args.n_noise)
+    path = args.out
+    finished = collect(net, data, path, quotas, facts, settings, args.n_noise)
     if finished and predictor:
-        path = searched_path(args.out)
+        path = searched_path(path)
         quota = searched_quota(predictor, data.image_size, args.n_searched, args.seed)
         finished = collect(net, data, path, [quota], facts, settings)
         if distributed.is_first():
             _tell_searched(path)
     if not finished:
-        print(f"stopped; the same command goes on from {args.out.parent}")
+        print(f"stopped; the same command goes on from {path}")
         return 130
     if distributed.is_first():
         _tell(args.out)
