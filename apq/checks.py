@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -74,4 +75,4 @@ def _is_whole(value: Any) -> bool:
 
 def _is_finite(value: Any) -> bool:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) < TOO_LARGE
+    return is_number and abs(value) <= sys.float_info.max  # an integer may be above it

@@ -96,6 +96,7 @@ def test_the_smallest_settings_work(bounded, additive) -> None:
         ("mutation_prob", float("nan")),
         ("mutation_prob", "0.1"),
         ("seconds", -1.0),
+        ("seconds", 10**400),
         ("patience", 1.5),
     ],
 )
