@@ -59,7 +59,8 @@ def run(command: str, argv: Sequence[str], prog: str) -> int:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one tells it
+            print(f"{prog}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head` has seen enough
         _drop_stdout()

@@ -50,6 +50,9 @@ def test_interrupts_elsewhere_end_without_a_traceback(monkeypatch, capsys):
     monkeypatch.setattr(module, "run", lambda args: os.kill(os.getpid(), signal.SIGINT))
     assert cli.run("lut", ["show"], "apq lut") == 130
     assert capsys.readouterr().err == "apq lut: interrupted\n"
+    monkeypatch.setenv("RANK", "1")  # of several processes: the first one has told it
+    assert cli.run("lut", ["show"], "apq lut") == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_a_schedulers_sigterm_ends_the_work_as_ctrl_c_does(monkeypatch, capsys):
