@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from apq.launched import launched
 
 
 class Interruption:
@@ -54,7 +55,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
             raise KeyboardInterrupt
         on_interrupt(signal.SIGINT, frame)
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched():
         yield
         return
     with _handled(signal.SIGTERM, on_signal):

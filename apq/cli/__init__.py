@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from apq.errors import LOST_WORKER, ApqError, closest
 from apq.interrupts import sigterm_as_interrupt
+from apq.launched import tells_for_all
 
 # Command -> (module, what it does).
 COMMANDS = {
@@ -59,7 +60,7 @@ def run(command: str, argv: Sequence[str], prog: str) -> int:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":  # of several processes one tells it
+        if tells_for_all():
             print(f"{prog}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `| head` has seen enough

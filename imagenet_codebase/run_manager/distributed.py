@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import nn
 
 from apq.errors import ApqError
+from apq.launched import launched
 from imagenet_codebase.data_providers import Shard
 from imagenet_codebase.run_manager.rendezvous import rendezvous
 
@@ -37,11 +38,6 @@ LOST_STATUS = 75
 """Exit status of the other processes then, which tell nothing."""
 
 _attempt = 1  # of the processes to join, as they have agreed
-
-
-def launched() -> bool:
-    """Whether `torchrun` or the like has started this process as one of several."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def restarted() -> bool:

@@ -12,7 +12,8 @@ import uuid
 import torch
 
 from apq.errors import ApqError
-from imagenet_codebase.run_manager.distributed import LOST_STATUS, TELLS_LOSS, launched
+from apq.launched import launched
+from imagenet_codebase.run_manager.distributed import LOST_STATUS, TELLS_LOSS
 
 SHUTDOWN_S = 600
 """How long processes have to stop: Ctrl-C waits for the end of a validation."""

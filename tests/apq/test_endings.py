@@ -50,6 +50,7 @@ def test_interrupts_elsewhere_end_without_a_traceback(monkeypatch, capsys):
     monkeypatch.setattr(module, "run", lambda args: os.kill(os.getpid(), signal.SIGINT))
     assert cli.run("lut", ["show"], "apq lut") == 130
     assert capsys.readouterr().err == "apq lut: interrupted\n"
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")  # of several processes: the first one has told it
     assert cli.run("lut", ["show"], "apq lut") == 130
     assert capsys.readouterr().err == ""
@@ -90,6 +91,7 @@ def test_one_of_several_processes_is_ended_by_sigterm_at_once(monkeypatch):
         lambda args: handlers.append(signal.getsignal(signal.SIGTERM)) or 0,
     )
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.run("lut", ["show"], "torchrun") == 0
     assert handlers == [before]

@@ -11,6 +11,7 @@ from forking import start_process, start_two, wait
 from tiny import SPACE, data, make_trainer
 
 from apq import ApqError
+from apq.launched import launched
 from apq.subnet import smallest
 from elastic_nn.modules import ElasticBatchNorm2d
 from elastic_nn.networks import MobileNet, OnceForAllNet
@@ -155,7 +156,7 @@ def accuracies(folder):
 
 def scenarios(folder):
     """Run everything in this process, alone or as one of two; the first one writes."""
-    n = 2 if distributed.launched() else 1
+    n = 2 if launched() else 1
     with distributed.group(CPU):
         base = TrainingSettings(n_epochs=2, batch_size=8 // n, lr=0.05, sync_bn=True, seed=1)
         unsynced = replace(base, sync_bn=False)
